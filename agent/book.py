@@ -1,0 +1,100 @@
+"""What an agent must remember: the outbox and the ledger, as plain data, and the writes that change them on disk.
+
+`Book` is exactly what `outbox.load()` gives back after a crash. No I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+LEDGER_KEPT = 20_000
+
+
+@dataclass(slots=True)
+class Shown:
+    """One message in the ledger: "offering" (a path has it), or "shown" with its proof.
+
+    `told` is true once the broker is known to have it on disk.
+    """
+
+    state: str
+    path: str
+    proof: str = ""
+    at: int = 0
+    told: bool = False
+
+
+@dataclass(slots=True)
+class Book:
+    """Rows `first`…`last` of the outbox are not settled; row r has number r − base within outbox `ob`."""
+
+    ob: str
+    base: int = 0
+    first: int = 1
+    last: int = 0
+    name: str = ""
+    term: int = 0
+    store: str = ""
+    seq: int = 0
+    chain: str = ""
+    ledger: dict[str, Shown] = field(default_factory=dict)  # "host/id" of a message
+
+    def number(self, row: int) -> int:
+        """The `q` of a row."""
+        return row - self.base
+
+    def row(self, q: int) -> int:
+        """The row of a `q`."""
+        return q + self.base
+
+    @property
+    def unsettled(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class AddRow:
+    """A request that is to be done; `args` as msgpack."""
+
+    row: int
+    id: str
+    op: str
+    args: bytes
+    body: bytes
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettleRow:
+    """The broker's reply to a row; `result` as msgpack."""
+
+    row: int
+    code: int
+    result: bytes
+    text: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutBook:
+    """ob, base, name, term, store, seq and chain as the book has them now."""
+
+    book: Book
+
+
+@dataclass(frozen=True, slots=True)
+class PutShown:
+    """A line of the ledger; `ident` is "host/id"."""
+
+    ident: str
+    shown: Shown
+
+
+@dataclass(frozen=True, slots=True)
+class DropShown:
+    """An offer that certainly reached nobody."""
+
+    ident: str
+
+
+Write = AddRow | SettleRow | PutBook | PutShown | DropShown

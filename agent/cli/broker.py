@@ -1,0 +1,250 @@
+"""The commands that concern the broker itself: up, down, status, config, version.
+
+None of them needs a seat. `status`, `config`, `version` and `down` never start a broker.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli import exits, show
+from agent.cli.call import Call, acting, as_json, pass_call
+
+if TYPE_CHECKING:
+    from bus.daemon import Record
+
+
+@click.command()
+@click.option("--foreground", is_flag=True, help="Run the broker in this terminal until Ctrl-C.")
+@as_json
+@pass_call
+def up(call: Call, as_json: bool, foreground: bool) -> int:
+    """Start the bus.
+
+    It starts by itself with the first session or command; 'up' is needed after 'down'.
+
+    \b
+    talkbus up
+    talkbus up --foreground     for a service manager, or to watch it
+    """
+    from bus.daemon import clear_stop, ensure_broker, published, spawned
+
+    if foreground:
+        if call.serve is None:
+            raise click.ClickException("the broker runs from the talkbus command only")
+        if not spawned():
+            clear_stop(call.home)
+        return call.serve(call.home, call.config)
+    if call.config.hub:
+        raise click.ClickException("this machine uses the broker of another one (unset hub to run your own)")
+    clear_stop(call.home)
+    running = published(call.home)
+    record = running or ensure_broker(call.home)
+    call.person.drain()
+    if as_json:
+        show.document({**_where(record), "started": running is None})
+    else:
+        word = "runs" if running else "started"
+        click.echo(f"the bus {word}: process {record.pid}, {record.router}")
+    return exits.DONE
+
+
+@click.command()
+@click.option("--timeout", default=10.0, show_default=True, metavar="S", help="Seconds before it is killed.")
+@as_json
+@pass_call
+def down(call: Call, as_json: bool, timeout: float) -> None:
+    """Stop the bus, until 'talkbus up'.
+
+    Nothing is lost: what is sent meanwhile waits on the senders' disks.
+
+    \b
+    talkbus down
+    """
+    from bus.daemon import stop_broker
+
+    was_running = stop_broker(call.home, timeout)
+    if as_json:
+        show.document({"running": False, "stopped": was_running})
+    else:
+        click.echo("the bus is stopped" if was_running else "no bus was running; it stays stopped until 'talkbus up'")
+
+
+@click.command()
+@acting
+@as_json
+@pass_call
+def status(call: Call, as_json: bool) -> int:
+    """Tell whether the bus runs, and how it is. Never starts it.
+
+    \b
+    talkbus status
+    talkbus status --json | jq .peers
+    """
+    from bus.daemon import published, stopped
+    from bus.errors import Unreachable
+
+    told: dict[str, Any] = {
+        "running": False,
+        "stopped": stopped(call.home),
+        "hub": call.config.hub.partition("#")[0],
+        "home": str(call.home.state.parent if call.home.root else call.home.state),
+        "queued": call.person.queued(),
+        "disk": _disk(call),
+    }
+    record = None if call.config.hub else published(call.home)
+    problem = ""
+    if record is not None or call.config.hub:
+        if record is not None:
+            told.update(_where(record))
+        try:
+            told.update(_counts(call), running=True)
+        except Unreachable as error:
+            problem = str(error)
+    elif told["stopped"]:
+        problem = "the bus was stopped with 'talkbus down' (start it with 'talkbus up')"
+    else:
+        problem = "no broker runs (the next session or send starts it; or 'talkbus up')"
+    if as_json:
+        show.document({**told, "problem": problem})
+    else:
+        _show_status(told)
+    if problem:
+        exits.told(problem)
+    return exits.DONE if told["running"] else exits.UNREACHABLE
+
+
+def _where(record: Record) -> dict[str, Any]:
+    return {"pid": record.pid, "endpoint": record.router, "events": record.xpub, "version": record.version}
+
+
+def _counts(call: Call) -> dict[str, Any]:
+    """What the broker says of itself, and of the mailbox of whoever asks."""
+    with call.view(start=False) as view:
+        stats = view.query("stats", {}, 2.0)
+        peers = view.query("peers", {"all": True}, 2.0)
+        host = next((value.get("host", "") for value, _ in view.query("whoami", {}, 2.0).rows), "")
+    rows = [value for value, _ in peers.rows]
+    counters: dict[str, Any] = next((value for value, _ in stats.rows), {})
+    mine = [row for row in rows if row.get("name") == call.person.name and row.get("host") == host]
+    living = [row for row in rows if row.get("presence") != "gone" and row.get("kind") == "session"]
+    return {
+        "peers": len(living),
+        "name": call.person.name,
+        "unread": sum(int(row.get("unread", 0)) for row in mine),
+        "waiting": int(counters.get("unread", 0)),
+        "writable": bool(counters.get("writable", True)),
+        "since": int(counters.get("started", 0)),
+    }
+
+
+def _disk(call: Call) -> dict[str, int]:
+    database = call.home.bus_db
+    parts = [database, *(database.with_name(database.name + end) for end in ("-wal", "-shm"))]
+    used = sum(part.stat().st_size for part in parts if part.exists())
+    place = next((p for p in (call.home.state, *call.home.state.parents) if p.exists()), None)
+    return {"used": used, "free": shutil.disk_usage(place).free if place else 0}
+
+
+def _show_status(told: dict[str, Any]) -> None:
+    running = told["running"]
+    queued = told["queued"]
+    rows: list[tuple[str, object]] = [
+        ("bus", f"runs, process {told['pid']}" if running and "pid" in told else "runs" if running else "down"),
+        ("version", told.get("version", "")),
+        ("endpoint", told.get("endpoint", "") or told["hub"]),
+        ("since", show.clock(told["since"]) if told.get("since") else ""),
+        ("peers", told.get("peers", "")),
+        ("unread", f"{told['unread']} for {told['name']}, {told['waiting']} on the bus" if running else ""),
+        ("queued", "unknown, in use" if queued is None else f"{queued} to be sent" if queued else ""),
+        ("disk", f"{show.octets(told['disk']['used'])} used, {show.octets(told['disk']['free'])} free"),
+        ("home", told["home"]),
+    ]
+    if running and not told.get("writable", True):
+        rows.append(("problem", "the broker cannot write (make room on its disk)"))
+    show.facts(rows)
+
+
+@click.group()
+def config() -> None:
+    """Show and change settings.
+
+    The environment goes before config.toml, config.toml before the default.
+
+    \b
+    talkbus config show
+    talkbus config set port 7800
+    """
+
+
+@config.command("show")
+@as_json
+@pass_call
+def config_show(call: Call, as_json: bool) -> None:
+    """List every setting, its value and where it comes from.
+
+    \b
+    talkbus config show --json
+    """
+    from bus.config import SETTINGS
+
+    found = call.config
+    rows = [(name, found.value(name), found.origin(name), s) for name, s in SETTINGS.items()]
+    if as_json:
+        settings = [
+            {"name": name, "value": value, "origin": origin, "env": s.env, "help": s.help}
+            for name, value, origin, s in rows
+        ]
+        show.document({"file": str(call.home.config_file), "settings": settings, "unknown": list(found.unknown)})
+        return
+    cells = [
+        (name, _plain(value), f"{s.env} (environment)" if origin == "environment" else origin, s.help)
+        for name, value, origin, s in rows
+    ]
+    show.table(("setting", "value", "from", "what it is"), cells)
+    for name in found.unknown:
+        show.note(f"{call.home.config_file}: {name} means nothing here")
+
+
+@config.command("set")
+@click.argument("name")
+@click.argument("value")
+@as_json
+@pass_call
+def config_set(call: Call, name: str, value: str, as_json: bool) -> None:
+    """Write one setting to config.toml; every other line stays as it is.
+
+    \b
+    talkbus config set limits.rate 200
+    """
+    from bus.config import SETTINGS, set_value
+
+    written = set_value(call.home, name, value)
+    if as_json:
+        show.document({"name": name, "value": written, "file": str(call.home.config_file)})
+    else:
+        click.echo(f"{name} = {_plain(written)} in {call.home.config_file}")
+    if SETTINGS[name].env and call.config.origin(name) == "environment":
+        show.note(f"{SETTINGS[name].env} is set and goes before it")
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@click.command()
+@as_json
+@pass_call
+def version(call: Call, as_json: bool) -> None:
+    """Print the version.
+
+    \b
+    talkbus version
+    """
+    if as_json:
+        show.document({"version": call.version, "protocol": 1})
+    else:
+        click.echo(f"talkbus {call.version}")

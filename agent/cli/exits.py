@@ -1,0 +1,133 @@
+"""How a command ends: exit codes, and every failure as one line on stderr instead of a traceback.
+
+Knows click and the errors; nothing of what the commands do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from bus.errors import BusError, Unreachable
+
+DONE = 0
+REFUSED = 1
+USAGE = 2
+UNREACHABLE = 3
+TIMED_OUT = 4
+INTERRUPTED = 130
+
+_NO_ARGS = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.2 and later
+
+
+class TimedOut(BusError):
+    """What was waited for did not come in time."""
+
+
+class OneLine(click.Command):
+    """A command that ends as the contract says: `error: what (what to do)`, exit 0 to 4."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """As click's, but failures end as one line; with `standalone_mode` off they come as they are."""
+
+        def command() -> Any:
+            return super(OneLine, self).main(args, prog_name, complete_var, False, **extra)
+
+        if not standalone_mode:
+            return command()
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal that cannot show a character gets its number, and no traceback.
+            reconfigure = getattr(stream, "reconfigure", None)
+            if reconfigure is not None:
+                reconfigure(errors="backslashreplace")
+        sys.exit(ended(command))
+
+
+def ended(command: Callable[[], Any]) -> int:
+    """Run it; its exit code. What it raises on purpose is told on stderr."""
+    try:
+        return _code(command)
+    finally:
+        _flush()
+
+
+def _code(command: Callable[[], Any]) -> int:
+    try:
+        code = command()
+    except click.UsageError as error:
+        if isinstance(error, _NO_ARGS):
+            error.show()
+            return USAGE
+        text = _text(error)
+        told(text if text.endswith(")") else f"{text} ({_see(error)})")
+        return USAGE
+    except click.ClickException as error:
+        told(_text(error))
+        return REFUSED
+    except Unreachable as error:
+        told(str(error))
+        return UNREACHABLE
+    except (TimedOut, TimeoutError) as error:
+        told(str(error) or "it took too long (try again)")
+        return TIMED_OUT
+    except BusError as error:
+        told(str(error))
+        return REFUSED
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        return REFUSED
+    except OSError as error:
+        told(f"{error.strerror or error} (check the disk and the terminal)")
+        return REFUSED
+    return code if isinstance(code, int) and not isinstance(code, bool) else DONE
+
+
+def told(text: str) -> None:
+    """One line on stderr, whatever the text holds."""
+    line = " ".join(part for part in text.splitlines() if part.strip())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    click.echo(f"error: {line}", err=True)
+
+
+def _flush() -> None:
+    """What nobody takes any more goes nowhere, or Python complains about it at the end, with a code of its own."""
+    if sys.stdout is None:
+        return
+    with suppress(ValueError):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _quiet_stdout()
+
+
+def _quiet_stdout() -> None:
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:
+        return  # a stand-in of a test
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _text(error: click.ClickException) -> str:
+    text = error.format_message().rstrip(".")
+    return text[:1].lower() + text[1:] if not text[:2].isupper() else text
+
+
+def _see(error: click.UsageError) -> str:
+    path = error.ctx.command_path if error.ctx else "talkbus"
+    return f"see '{path} --help'"

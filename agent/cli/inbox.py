@@ -1,0 +1,196 @@
+"""`talkbus inbox` and `talkbus ack`: reading is a query; mail is marked only after its text has left this process.
+
+Knows the seat of whoever reads. A living session shows and marks its own mail; then this only looks.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli import exits, show
+from agent.cli.call import Call, Rows, acting, as_json, pass_call
+from agent.cli.follow import following
+from agent.cli.letters import message, print_letters
+
+if TYPE_CHECKING:
+    from agent.person import Asker, Person
+
+PAGE = 200
+SETTLED_AT_ONCE = 32  # ids of one request: its head has 4096 octets
+READER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What is to be shown, and how. `peek` leaves it unread."""
+
+    person: Person
+    asker: Asker
+    args: dict[str, Any]
+    limit: int
+    peek: bool
+    as_json: bool
+
+    def show(self) -> int:
+        """Show what is there, then mark it; returns how many. Nothing is printed when there is nothing.
+
+        Two readers of one mailbox take turns, so that none shows what the other one does.
+        """
+        with nullcontext() if self.peek else self.person.reading(READER_S):
+            rows = self._fetch()
+            if not rows:
+                return 0
+            if self.as_json:
+                show.document([message(value, body) for value, body in rows])
+            else:
+                print_letters(rows)
+            left_this_process()
+            if not self.peek:
+                mark(self.person, rows)
+        return len(rows)
+
+    def _fetch(self) -> Rows:
+        found: Rows = []
+        args = dict(self.args)
+        while len(found) < self.limit:
+            page = self.asker.ask("inbox", {**args, "limit": min(PAGE, self.limit - len(found))}, 10.0).rows
+            found += page
+            if len(page) < PAGE:
+                break
+            args |= {"after": int(page[-1][0]["n"]), "oldest": True}
+        return found
+
+
+@click.command()
+@click.option("--peek", is_flag=True, help="Leave it unread.")
+@click.option("--all", "everything", is_flag=True, help="Also what was read before.")
+@click.option("--wait", type=click.FloatRange(0), metavar="S", help="Wait up to S seconds for something to come.")
+@click.option("--tag", metavar="T", help="Only messages with this tag.")
+@click.option("--from", "sender", metavar="NAME", help="Only messages of this sender.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, metavar="N")
+@acting
+@as_json
+@pass_call
+def inbox(
+    call: Call,
+    peek: bool,
+    everything: bool,
+    wait: float | None,
+    tag: str | None,
+    sender: str | None,
+    limit: int,
+    as_json: bool,
+) -> int:
+    """Show unread mail, and mark it as shown.
+
+    It is marked after it was printed: what a broken pipe swallowed stays unread.
+
+    \b
+    talkbus inbox
+    talkbus inbox --wait 60 --tag handoff
+    talkbus inbox --json --peek --from api
+    """
+    person = call.person
+    args: dict[str, Any] = {"unread": not everything}
+    args.update({key: text for key, text in (("tag", tag), ("from", sender)) if text})
+    with person.asking() as asker:
+        if not peek and _held(asker):
+            show.note(f"{asker.name} is a living session: it shows and marks its own mail; this only looks")
+            peek = True
+        reader = Reader(person, asker, args, limit, peek, as_json)
+        count = reader.show() if wait is None else _wait(call, reader, wait)
+    if count:
+        return exits.DONE
+    if as_json:
+        show.document([])
+    if wait is not None:
+        raise exits.TimedOut(f"nothing came for {person.name} within {wait:g} s (wait longer, or look again later)")
+    if not as_json:
+        show.note(f"no {'' if everything else 'unread '}mail for {person.name}")
+    return exits.DONE
+
+
+def _held(asker: Asker) -> bool:
+    rows = asker.ask("whoami", {}).rows
+    return bool(rows) and rows[0][0].get("presence") == "open"
+
+
+def _wait(call: Call, reader: Reader, timeout: float) -> int:
+    """Join the events first and look then, so that nothing comes between."""
+    with call.view() as view:
+        for event in following(view, ("msg.stored",), timeout):
+            if (event is None or event.get("mailbox") == reader.asker.id) and (count := reader.show()):
+                return count
+    return 0
+
+
+def left_this_process() -> None:
+    """Flush stdout, and see that somebody still reads it. OSError when not: then nothing counts as shown."""
+    if sys.stdout is None:
+        raise BrokenPipeError("there is no stdout")
+    sys.stdout.flush()
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return  # a stand-in of a test
+    if hasattr(select, "poll"):
+        poller = select.poll()
+        poller.register(descriptor, 0)  # errors are told without being asked for
+        if any(event & (select.POLLERR | select.POLLNVAL) for _, event in poller.poll(0)):
+            raise BrokenPipeError("nobody reads stdout")
+
+
+def mark(person: Person, rows: Rows) -> None:
+    """Mark messages as shown. What cannot be told now is on this disk and told with the next call."""
+    idents = [f"{value.get('host', '')}/{value['id']}" for value, _ in rows]
+    for start in range(0, len(idents), SETTLED_AT_ONCE):
+        part = idents[start : start + SETTLED_AT_ONCE]
+        outcome = person.submit("settle", {"ids": part, "proof": "printed"})
+        if outcome.settled is not None and outcome.settled.code >= 300:
+            show.note(f"not marked: {outcome.settled.text}")
+            return
+
+
+@click.command()
+@click.argument("idents", metavar="ID...", nargs=-1, required=True)
+@acting
+@as_json
+@pass_call
+def ack(call: Call, idents: Sequence[str], as_json: bool) -> None:
+    """Say that messages were dealt with.
+
+    Their senders see it (talkbus why).
+
+    \b
+    talkbus ack k3v7h2qmx5azt4cd
+    """
+    from bus.errors import Code, Refused
+
+    person = call.person
+    wanted = list(dict.fromkeys(part.strip().lower() for part in idents))
+    with person.asking() as asker:
+        found: Rows = []
+        for start in range(0, len(wanted), SETTLED_AT_ONCE):
+            part = wanted[start : start + SETTLED_AT_ONCE]
+            found += asker.ask("inbox", {"ids": part, "unread": False, "limit": PAGE}).rows
+    missing = [ident for ident in wanted if ident not in {value["id"] for value, _ in found}]
+    if missing:
+        raise Refused(
+            Code.NOT_FOUND, f"{person.name} has no message {', '.join(missing)[:200]} (nothing was acknowledged)"
+        )
+    keys = [f"{value.get('host', '')}/{value['id']}" for value, _ in found]
+    for start in range(0, len(keys), SETTLED_AT_ONCE):
+        person.do("receipt", {"moved": [["acked", "talkbus ack", 0, keys[start : start + SETTLED_AT_ONCE]]]})
+    told = [{"id": value["id"], "from": value.get("from", ""), "status": "acked"} for value, _ in found]
+    if as_json:
+        show.document(told)
+    else:
+        for row in told:
+            click.echo(f"{row['id']}  acked  from {show.safe(row['from'])}")

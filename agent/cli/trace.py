@@ -1,0 +1,144 @@
+"""What was: why, history, search. It comes from the broker; `why` also knows what is still queued on this disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli import show
+from agent.cli.call import Call, Rows, acting, as_json, fetch, pass_call
+from agent.cli.letters import message, print_letters
+
+if TYPE_CHECKING:
+    from agent.outbox import StoredRow
+
+PAGE = 200
+
+
+@click.command()
+@click.argument("ident", metavar="ID")
+@acting
+@as_json
+@pass_call
+def why(call: Call, ident: str, as_json: bool) -> None:
+    """Tell what became of a message, with proof.
+
+    ID may be cut to its first characters. Each recipient has steps of its own, the newest last.
+
+    \b
+    talkbus why k3v7h2qmx5azt4cd
+    """
+    from bus.errors import Refused, Unreachable
+
+    row = call.person.sent(ident)
+    try:
+        with call.view() as view:
+            told = _ladders([value for value, _ in fetch(view, "why", {"id": row.id if row else ident})])
+    except (Refused, Unreachable):
+        if row is None or row.op != "send":
+            raise
+        told = _local(row, call.person.name)
+    if as_json:
+        show.document(told)
+    else:
+        _show_ladders(told)
+
+
+def _ladders(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    first = rows[0] if rows else {}
+    return {
+        "id": first.get("id", ""),
+        "from": first.get("from", ""),
+        "to": [{key: row.get(key, "") for key in ("name", "status", "history")} for row in rows],
+    }
+
+
+def _local(row: StoredRow, name: str) -> dict[str, Any]:
+    """What this disk knows of a message the broker does not have (any more)."""
+    if row.code is None:
+        step = {"status": "queued", "ts": row.at, "proof": "on this disk"}
+        to = [{"name": str(entry), "status": "queued", "history": [step]} for entry in row.args.get("to", [])]
+        return {"id": row.id, "from": name, "to": to}
+    answers = row.result.get("to") or [
+        {"name": str(entry), "status": "refused", "code": row.code, "text": row.text}
+        for entry in row.args.get("to", [])
+    ]
+    told = []
+    for entry in answers:
+        proof = f"{entry['code']} {entry.get('text', '')}".strip()
+        step = {"status": entry["status"], "ts": row.settled_at, "proof": proof}
+        told.append({"name": entry["name"], "status": entry["status"], "history": [step]})
+    return {"id": row.id, "from": name, "to": told}
+
+
+def _show_ladders(told: dict[str, Any]) -> None:
+    click.echo(f"{show.safe(told['id'])} from {show.safe(told['from'])}")
+    for recipient in told["to"]:
+        click.echo(f"{show.safe(recipient['name'])}: {show.safe(recipient['status'])}")
+        for step in recipient["history"]:
+            proof = f"  {show.safe(step['proof'])}" if step.get("proof") else ""
+            click.echo(f"  {show.clock(int(step['ts']))}  {str(step['status']).ljust(8)}{proof}")
+
+
+@click.command()
+@click.option("--peer", metavar="NAME", help="Only what NAME sent or received.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, metavar="N")
+@as_json
+@pass_call
+def history(call: Call, peer: str | None, limit: int, as_json: bool) -> None:
+    """List messages that were sent and received.
+
+    The newest last.
+
+    \b
+    talkbus history --peer api --limit 50
+    """
+    found: Rows = []
+    args: dict[str, Any] = {"peer": peer} if peer else {}
+    with call.view() as view:
+        while len(found) < limit:
+            page = fetch(view, "history", {**args, "limit": min(PAGE, limit - len(found))})
+            known = {(value["fid"], value["id"]) for value, _ in found}
+            fresh = [row for row in page if (row[0]["fid"], row[0]["id"]) not in known]
+            found += fresh
+            if not fresh or len(page) < min(PAGE, limit):
+                break
+            # Several may be of one millisecond, so the last one is asked for again.
+            args["before"] = int(page[-1][0]["ts"]) + 1
+    found.reverse()
+    if as_json:
+        show.document([{**message(value, body), "status": value.get("status", "")} for value, body in found])
+    else:
+        print_letters(found, statuses=True)
+
+
+@click.command()
+@click.argument("query", nargs=-1, required=True, metavar="QUERY")
+@click.option("--limit", type=click.IntRange(1, PAGE), default=20, show_default=True, metavar="N")
+@as_json
+@pass_call
+def search(call: Call, query: tuple[str, ...], limit: int, as_json: bool) -> None:
+    """Search the text of all messages.
+
+    The newest first. All words must be there; "a phrase" and begin* are understood.
+
+    \b
+    talkbus search migration
+    talkbus search '"port 8080"' deploy*
+    """
+    with call.view() as view:
+        rows = fetch(view, "search", {"query": " ".join(query), "limit": limit})
+    if as_json:
+        show.document([_hit(value) for value, _ in rows])
+    elif rows:
+        cells = [(v["id"], show.clock(v["ts"]), f"{v['from']} to {v['to']}", v["snippet"]) for v, _ in rows]
+        show.table(("id", "when", "who", "text"), cells)
+    else:
+        show.note("nothing found")
+
+
+def _hit(value: dict[str, Any]) -> dict[str, Any]:
+    told = {**message(value, b""), "snippet": value.get("snippet", ""), "status": value.get("status", "")}
+    del told["body"]
+    return told

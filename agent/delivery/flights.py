@@ -1,0 +1,93 @@
+"""What becomes of letters that were handed to a path: the rules by which an attempt ends, and with which proof.
+
+Pure: what the transcript and the maildir say, and the time, come in; a verdict goes out. The promise is exactly once
+where the transcript can be read: while it shows a line queued, nothing else is tried, however long that takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.delivery.maildir import Fate
+from agent.delivery.transcript import Seen
+from agent.inbox import Letter
+
+TRACE_MS = 10_000  # a line that was written and of which the transcript says nothing by then did not arrive
+PROOF_MS = 30_000  # after the weaker proof, how long the stronger one is waited for
+SESSION_MS = 10_000  # a queue does not outlive its session for longer
+OVER_MS = 5_000  # a turn that ended without the text in a request did not show what a hook had printed
+CLAIM_MS = 10_000  # a hook that claimed a text prints it within milliseconds
+
+
+@dataclass(slots=True)
+class Flight:
+    """One attempt. `nonce` stands in its text and nowhere else; times in ms of any steady clock."""
+
+    letters: list[Letter]
+    path: str  # "native" | "hook"
+    nonce: str
+    since: int
+    session: str  # the client's session id then
+    name: str = ""  # of the text in the maildir
+    task: bool = True
+    weak_at: int = 0  # when the weaker proof came
+    left_at: int = 0  # when the session went on under another id, or its turn ended
+
+    @property
+    def keys(self) -> list[str]:
+        return [letter.key for letter in self.letters]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`end` is "shown" with its proof, "back" (to be offered again; `certain` when nobody saw it), or "" to wait on.
+
+    `blame`: the path did not work and is better not used for a while.
+    """
+
+    end: str = ""
+    proof: str = ""
+    certain: bool = False
+    blame: bool = False
+
+
+WAIT = Verdict()
+
+
+def judge_native(flight: Flight, seen: Seen, now: int, session: str) -> Verdict:
+    """A line in the session's own inbox. `session` is the id the client goes by now, "" when it is gone."""
+    if seen == Seen.INJECTED:
+        return Verdict("shown", "transcript")
+    if seen == Seen.REMOVED:
+        flight.weak_at = flight.weak_at or now
+        return Verdict("shown", "queue") if now - flight.weak_at >= PROOF_MS else WAIT
+    if seen == Seen.DROPPED:
+        return Verdict("back", certain=True, blame=True)
+    if seen in (Seen.ENQUEUED, Seen.HELD):
+        if session == flight.session:
+            flight.left_at = 0
+            return WAIT
+        flight.left_at = flight.left_at or now
+        return Verdict("back", blame=False) if now - flight.left_at >= SESSION_MS else WAIT
+    return Verdict("back", blame=True) if now - flight.since >= TRACE_MS else WAIT
+
+
+def judge_hook(flight: Flight, seen: Seen, fate: Fate, now: int, turn: str = "") -> Verdict:
+    """A text in the maildir, for whichever hook comes first.
+
+    `turn` says whether one "runs" or is "over", "" where the client's status or transcript cannot be read. Printed is
+    not shown: what a hook says before a tool call that the user breaks off is lost without a trace.
+    """
+    if seen == Seen.INJECTED:
+        return Verdict("shown", "transcript")
+    if fate is Fate.WAITING:
+        return WAIT
+    if fate in (Fate.PRINTED, Fate.CLAIMED):
+        flight.weak_at = flight.weak_at or now
+        if fate is Fate.CLAIMED:
+            return Verdict("back", blame=True) if now - flight.weak_at >= CLAIM_MS else WAIT
+        if not turn:
+            return Verdict("shown", "hook-output") if now - flight.weak_at >= PROOF_MS else WAIT
+        flight.left_at = 0 if turn == "runs" else flight.left_at or now
+        return Verdict("back") if flight.left_at and now - flight.left_at >= OVER_MS else WAIT
+    return Verdict("back", certain=fate is Fate.NOTICED, blame=fate is Fate.LOST)

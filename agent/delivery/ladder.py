@@ -1,0 +1,353 @@
+"""The ladder of paths into a running Claude Code session: its own inbox, then its hooks; a waiting task wakes.
+
+Whoever delivers asks the ledger first and tells it last: `offering` is on the disk before a text leaves, `shown` only
+with the proof of flights.py. A note starts nothing: it rides with a task, or waits for a hook or a tool
+result. Must not know frames or MCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from agent import render
+from agent.delivery import clientfile, native, recovery, transcript
+from agent.delivery.flights import Flight, Verdict, judge_hook, judge_native
+from agent.delivery.maildir import Fate, Maildir, sweep
+from agent.delivery.piggyback import counted, plain
+from agent.inbox import Letter
+from agent.link import Link
+from agent.session import Session
+from agent.statusline import StatusFile
+from bus.config import Config, Home
+from bus.errors import BusError, StoreError, Unreachable
+from bus.processes import start_time
+
+T = TypeVar("T")
+log = logging.getLogger("talkbus.agent")
+
+BUSY_S, CALM_S = 0.1, 0.5  # between two looks: while something is on its way, and otherwise
+NATIVE_BUDGET, HOOK_BUDGET = 9000, 8600
+GATHER_MS = 400  # for each line but one of the last seconds, the next one gathers messages for so long
+REST_MS = 60_000  # a path that failed is left alone for this long
+PEERS_MS = 10_000  # how old the number of peers in the status line may get
+
+
+class Ladder:
+    """The deliverer of one session. `reserved` says which letters an open `ask` waits for."""
+
+    def __init__(
+        self,
+        session: Session,
+        home: Home,
+        config: Config,
+        environ: Mapping[str, str],
+        client: int,
+        reserved: Callable[[Letter], bool],
+    ) -> None:
+        """ConfigError when the maildir cannot be made. `client` is the pid of the client."""
+        self._session, self._reserved = session, reserved
+        self._loop = session.loop
+        self._config_dir = clientfile.config_dir(environ)
+        self._token = environ.get("CLAUDE_CODE_MESSAGING_TOKEN", "")
+        self._socket = environ.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
+        self._native_allowed = config.delivery_native
+        self._pid = client
+        sweep(home.maildirs)
+        start = start_time(client) or "0"
+        self._lives = Maildir.place(home.maildirs, client, start).exists()  # another agent served this client before
+        self._maildir = Maildir.open(home.maildirs, client, start)
+        self._follower = transcript.Follower()
+        self._parser = transcript.Parser()
+        self._pacer = native.Pacer()
+        self._flights: list[Flight] = []
+        self._native_rests_until = 0
+        self._lines: list[int] = []  # when the last ones were written
+        self._info: clientfile.Session | None = None
+        self._sits = ""
+        self._turning = asyncio.Lock()
+        self._told: tuple[str, str, int] = ("", "", 0)
+        self._status = StatusFile(home, client, hub=bool(config.hub))
+        self._peers, self._peers_at = 0, 0
+        self._counted: tuple[str, int] = ("", 0)
+        earlier = self._loop.on_rebuilt
+
+        def rebuilt(link: Link) -> None:
+            """The book was read from the disk again: what is on its way stays on its way."""
+            if earlier is not None:
+                earlier(link)
+            for flight in list(self._flights):
+                link.inbox.hold(flight.letters)
+
+        self._loop.on_rebuilt = rebuilt
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Deliver until cancelled. A disk that refuses is tried again."""
+        while True:
+            beat = self._session.pulse.arm()
+            try:
+                async with self._turning:
+                    await self._turn()
+            except Unreachable:
+                return
+            except (BusError, OSError) as error:
+                log.warning("delivery: %s", error)
+            except Exception:  # nobody starts us again, and mail would wait for ever
+                log.exception("delivery failed, and is tried again")
+            await asyncio.wait([beat], timeout=BUSY_S if self._flights else CALM_S)
+            if self._flights:
+                await asyncio.sleep(BUSY_S / 4)  # a busy bus does not make this spin
+
+    async def recover(self) -> None:
+        """What a former life was offering: proof is looked for before anything is offered again."""
+        lines = await self._call(
+            lambda link, now: {key: x.at for key, x in link.book.ledger.items() if x.state == "offering"}
+        )
+        self._look()
+        keys = list(lines)
+        printed = recovery.empty(self._maildir.box, keys)
+        if not keys:
+            return
+        proven = await asyncio.to_thread(recovery.proofs, self._transcript(), min(lines.values()), keys, self._lives)
+        printed = [key for key in printed if key not in proven]
+        await self._call(lambda link, now: link.inbox.proven(now, proven, "transcript"))
+        await self._call(lambda link, now: link.inbox.proven(now, printed, "hook-output"))
+
+    async def close(self) -> None:
+        """The session has ended: what nobody claimed comes back; the rest is proven or repeated by a successor."""
+        async with self._turning:
+            with contextlib.suppress(BusError, OSError):
+                await self._take_back()
+            self._maildir.close()
+            with contextlib.suppress(OSError):
+                self._status.clear()
+
+    async def give_way(self) -> None:
+        """Have the texts that wait for a hook come back: a tool result is about to carry them."""
+        if any(f.path == "hook" for f in self._flights):
+            async with self._turning:
+                await self._take_back()
+
+    def path(self) -> str:
+        """How this session can be reached, best first: "native", "rewake", "hooks" or "tools"."""
+        if self._native_open(self._now()):
+            return "native"
+        if self._maildir.hooked():
+            return "rewake" if self._maildir.waiter else "hooks"
+        return "tools"
+
+    # -- one look --------------------------------------------------------------------------------------------------
+
+    async def _turn(self) -> None:
+        now = self._now()
+        self._look()
+        for flight in list(self._flights):
+            await self._judge(flight, now)
+        if any(f.path == "hook" and f.task for f in self._flights) and self._native_open(now):
+            await self._take_back()  # the waiter was sent away, and nobody would ring
+        waiting = await self._call(self._waiting)
+        if any(letter.msg.kind == "task" for letter in waiting):
+            await self._deliver(waiting, now)
+        elif waiting and self._maildir.hooked():
+            await self._leave_for_hook(waiting, now, task=False)
+        await self._tell_activity()
+        await self._tell_line()
+
+    def _look(self) -> None:
+        """What the client says of itself, and what its transcript has that is new."""
+        now = self._now()
+        self._info = clientfile.read(self._pid, self._config_dir)
+        if self._info is not None and self._info.id != self._sits:
+            self._sits = self._info.id
+            self._session.seat.remember(self._sits)  # resumed later, it comes back to this mailbox
+        if self._follower.follow(now, self._transcript()):
+            self._parser.forget_queue()
+        self._parser.feed(self._follower.poll(now))
+
+    def _transcript(self) -> Path | None:
+        info = self._info
+        return clientfile.transcript_path(self._config_dir, info.id, info.cwd) if info else None
+
+    def _waiting(self, link: Link, _now: int) -> list[Letter]:
+        return [letter for letter in link.inbox.waiting() if not self._reserved(letter)]
+
+    # -- paths -----------------------------------------------------------------------------------------------------
+
+    def _native_open(self, now: int) -> bool:
+        """Whether a line may be written to the session's own inbox at all."""
+        open_now = (
+            self._native_allowed
+            and self._info is not None
+            and bool(self._inbox_path())
+            and now >= self._native_rests_until
+            and native.inbound(self._config_dir, self._info.cwd).open
+        )
+        self._maildir.native(open_now)
+        return open_now
+
+    def _inbox_path(self) -> str:
+        named = self._info.socket if self._info else ""
+        path = named or self._socket
+        return path if path and os.path.exists(path) else ""
+
+    async def _deliver(self, waiting: Sequence[Letter], now: int) -> None:
+        if self._native_open(now):
+            self._lines = [at for at in self._lines if now - at < native.EVERY_MS]
+            gathered = not self._lines or now - self._lines[-1] >= GATHER_MS * (len(self._lines) - 1)
+            if gathered and self._pacer.ready_at(now) <= now:
+                await self._take_back(notes_only=True)
+                await self._post(await self._call(self._waiting), now)
+        elif self._maildir.hooked():
+            await self._leave_for_hook(waiting, now, task=True)
+
+    async def _post(self, waiting: Sequence[Letter], now: int) -> None:
+        """One line with all that fits."""
+        letters, left = await self._offer(waiting, NATIVE_BUDGET, "native")
+        if not letters or not self._pacer.take(now):
+            await self._back([letter.key for letter in letters], certain=True)
+            return
+        self._lines.append(now)
+        flight = self._begin(letters, "native", now)
+        text = self._text(letters, left, NATIVE_BUDGET)
+        self._parser.watch(flight.nonce, flight.nonce, native=True)
+        try:
+            await asyncio.to_thread(native.post, self._inbox_path(), text, self._token, nonce=flight.nonce)
+        except native.NotPosted as error:
+            log.info("the session's inbox: %s", error)
+            if error.certain:
+                await self._end(flight, Verdict("back", certain=True, blame=True), now)
+
+    async def _leave_for_hook(self, waiting: Sequence[Letter], now: int, task: bool) -> None:
+        """A finished text in the maildir; a task rings whoever waits to wake the session."""
+        if task:
+            await self._take_back(notes_only=True)
+            waiting = await self._call(self._waiting)
+        letters, left = await self._offer(waiting, HOOK_BUDGET, "hook")
+        if not letters:
+            return
+        flight = self._begin(letters, "hook", now)
+        flight.task = any(letter.msg.kind == "task" for letter in letters)
+        text = f"{self._text(letters, left, HOOK_BUDGET)}\n\n(talkbus delivery {flight.nonce})"
+        self._parser.watch(flight.nonce, flight.nonce)
+        wall = time.time_ns() // 1_000_000
+        try:
+            flight.name = self._maildir.put(text, "task" if flight.task else "note", wall)
+        except (OSError, ValueError) as error:
+            log.warning("the maildir: %s", error)
+            await self._end(flight, Verdict("back", certain=True), now)
+
+    async def _offer(self, waiting: Sequence[Letter], budget: int, path: str) -> tuple[list[Letter], int]:
+        """`offering` on the disk for as many letters as fit; and how many are left."""
+
+        def offer(link: Link, now: int) -> tuple[list[Letter], int]:
+            fit = list(waiting[: render.fitting(plain(waiting), now, budget)])
+            return link.inbox.offer(now, fit, path), len(waiting) - len(fit) + link.inbox.more
+
+        return await self._call(offer)
+
+    def _begin(self, letters: list[Letter], path: str, now: int) -> Flight:
+        flight = Flight(letters, path, f"{secrets.token_hex(6)}", now, self._info.id if self._info else "")
+        self._flights.append(flight)
+        return flight
+
+    def _text(self, letters: Sequence[Letter], left: int, budget: int) -> str:
+        shown = render.render(plain(letters), time.time_ns() // 1_000_000, budget)
+        return "\n\n".join(part for part in (shown, counted(left)) if part)
+
+    # -- verdicts --------------------------------------------------------------------------------------------------
+
+    async def _judge(self, flight: Flight, now: int) -> None:
+        seen = self._parser.seen(flight.nonce)
+        if flight.path == "native":
+            verdict = judge_native(flight, seen, now, self._info.id if self._info else "")
+        else:
+            verdict = judge_hook(flight, seen, self._maildir.box.fate(flight.name), now, self._turn_state())
+        if verdict.end:
+            await self._end(flight, verdict, now)
+
+    def _turn_state(self) -> str:
+        """Whether a turn runs, as the client says; "" where it does not, or has no transcript that could prove it."""
+        if self._info is None or not self._info.status or self._follower.path is None:
+            return ""
+        return "over" if self._info.idle else "runs"
+
+    async def _end(self, flight: Flight, verdict: Verdict, now: int) -> None:
+        if verdict.end == "shown":
+            keys, proof = flight.keys, verdict.proof
+            await self._call(lambda link, at: link.inbox.shown(at, keys, proof))
+        else:
+            await self._back(flight.keys, verdict.certain)
+        if verdict.blame and flight.path == "native":
+            self._native_rests_until = now + REST_MS
+        if flight.name:
+            self._maildir.box.forget(flight.name)
+        self._parser.unwatch(flight.nonce)
+        self._flights.remove(flight)
+
+    async def _back(self, keys: Sequence[str], certain: bool) -> None:
+        if keys:
+            await self._call(lambda link, now: link.inbox.unshown(keys, certain))
+
+    async def _take_back(self, notes_only: bool = False) -> None:
+        """Withdraw what no hook has claimed; nobody has seen that."""
+        for flight in list(self._flights):
+            if flight.path != "hook" or (notes_only and flight.task):
+                continue
+            waits = self._maildir.box.fate(flight.name) is Fate.WAITING
+            if waits and self._maildir.box.withdraw(flight.name):
+                await self._end(flight, Verdict("back", certain=True), self._now())
+
+    # -- words -----------------------------------------------------------------------------------------------------
+
+    async def _tell_activity(self) -> None:
+        """What peers see of the session: busy, idle or waiting, and how it can be woken."""
+        state = ""
+        if self._info is not None and self._info.status:
+            state = "idle" if self._info.idle else self._info.status
+        elif (doing := self._maildir.activity()) is not None:
+            state = {"asking": "waiting", "ended": ""}.get(doing.doing, doing.doing)
+        if state:
+            await self._call(lambda link, now: link.status(state))
+        path, status = self.path(), self._loop.status()
+        told = (path, status.id, status.term)
+        if told != self._told and status.connected:
+            await self._call(lambda link, now: link.submit(now, "status", {"wake": path}))
+            self._told = told
+
+    async def _tell_line(self) -> None:
+        """The status line's file: who we are, how many others live, how many messages no model has seen."""
+        now, status = self._now(), self._loop.status()
+        who = (status.id, status.term)
+        if status.connected and (who != self._counted or now - self._peers_at >= PEERS_MS):
+            self._counted, self._peers_at = who, now
+            answer = await asyncio.to_thread(self._loop.ask, "peers", {}, 2.0)
+            if answer.code < 300:
+                rows = [
+                    row for row, _ in answer.rows if row.get("presence") == "open" and row.get("kind") == "session"
+                ]
+                self._peers = len([row for row in rows if row.get("id") != status.id])
+        unread = await self._call(lambda link, _now: len(link.inbox.waiting()) + link.inbox.more)
+        unread += sum(len(flight.letters) for flight in self._flights)
+        if status.name:
+            self._status.write(status.name, self._peers, unread)
+
+    async def _call(self, fn: Callable[[Link, int], T]) -> T:
+        while True:
+            try:
+                return await asyncio.wrap_future(self._loop.call(fn))
+            except StoreError as error:
+                log.warning("the ledger cannot be written yet: %s", error)
+                await asyncio.sleep(BUSY_S * 5)
+
+    @staticmethod
+    def _now() -> int:
+        return time.monotonic_ns() // 1_000_000

@@ -1,0 +1,352 @@
+"""Proof from the client's own transcript: what became of the texts we are watching for.
+
+The transcript is one JSON record a line. That a text was in a request to the model is proven by three records: the
+content of a message that holds it, an `api-request` whose `tail` lists the hash of that message, and an `assistant`
+record that answers this request. The content is in an `api-request-blob`, or, where the message stands alone in its
+turn, in its `user` record; the records come in any order. Weaker are the records of the client's queue.
+
+`Parser` is fed with lines and touches nothing; `Follower` reads a growing file for it. Must not know messages, the
+ledger, nor how a text got there. The records are the client's own, and not documented as stable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+KEPT = 512  # requests and answers remembered; a proof needs those around its content
+LINE_MAX = 64 * 1024 * 1024  # octets; a longer line is passed over
+CHUNK = 1024 * 1024
+TURN_MAX = 8 * CHUNK  # read at one poll, so that a loop is not held up
+GRACE_MS = 60_000  # for how long a left file is looked at again: its last turn may still be running
+
+
+class Seen(IntEnum):
+    """What the transcript says of a text; a higher one is never taken back by a lower one."""
+
+    NOTHING = 0
+    DROPPED = 1  # the client dropped a message, and this text was not queued until then
+    HELD = 2  # the client waits for its user; it may still be let in
+    ENQUEUED = 3  # it stands in the client's queue, and cannot be taken back while the session lives
+    REMOVED = 4  # it left the queue for a turn; weak proof
+    INJECTED = 5  # it was in a request that was answered; strong proof
+
+
+@dataclass(slots=True)
+class Watch:
+    """A text that is looked for, by words of it that nothing else holds; `key` is the caller's name for it.
+
+    `native` says that it was written to the inbox: only such a text can be dropped, held or queued there.
+    """
+
+    key: str
+    words: str
+    native: bool = False
+    seen: Seen = Seen.NOTHING
+    hashes: set[str] = field(default_factory=set)
+
+    @property
+    def raw(self) -> bytes:
+        """The words as they stand in a line; a line without them holds no content of ours."""
+        return json.dumps(self.words, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
+
+
+class Parser:
+    """Feed it lines in the order of the file; ask `seen`, or take the changes."""
+
+    def __init__(self) -> None:
+        self._watches: dict[str, Watch] = {}
+        self._queue: list[set[str]] = []  # keys of ours in each entry, first in, first out
+        self._tails: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._answered: OrderedDict[str, None] = OrderedDict()
+
+    def watch(self, key: str, words: str, native: bool = False) -> None:
+        """Look for `words` from now on. They need to be unmistakable: with our id in them. Before the attempt."""
+        if not words:
+            raise ValueError("nothing to look for")
+        self._watches[key] = Watch(key, words, native)
+
+    def unwatch(self, key: str) -> None:
+        """Its fate is settled."""
+        self._watches.pop(key, None)
+
+    def seen(self, key: str) -> Seen:
+        """What is known so far."""
+        watch = self._watches.get(key)
+        return watch.seen if watch else Seen.NOTHING
+
+    @property
+    def watching(self) -> bool:
+        return bool(self._watches)
+
+    def feed(self, lines: Iterable[bytes]) -> dict[str, Seen]:
+        """Read whole lines; what changed for whom. Lines that are no records are passed over."""
+        before = {key: watch.seen for key, watch in self._watches.items()}
+        for line in lines:
+            if self._matters(line):
+                record = _record(line)
+                if record is not None:
+                    self._read(record, line)
+        return {key: w.seen for key, w in self._watches.items() if w.seen != before.get(key, Seen.NOTHING)}
+
+    def forget_queue(self) -> None:
+        """Another file begins: the client's queue of the former one is not this one's."""
+        self._queue.clear()
+
+    def _matters(self, line: bytes) -> bool:
+        # A session writes many megabytes that are not parsed for this; the order of keys is not relied upon.
+        if not self._watches:
+            return b'"queue-operation"' in line  # what stands before ours in the queue
+        return (
+            b'"api-request"' in line
+            or b'"requestRef"' in line
+            or b'"queue-operation"' in line
+            or b'"informational"' in line
+            or any(watch.raw in line for watch in self._watches.values())
+        )
+
+    def _read(self, record: Record, line: bytes) -> None:
+        kind = record.get("type")
+        if kind == "api-request-blob" and isinstance(record.get("hash"), str):
+            self._content(record.get("message"), record["hash"])
+        elif kind == "user":
+            self._content(record.get("message"), "")
+        elif kind == "api-request":
+            tail = record.get("tail")
+            if isinstance(tail, list) and isinstance(record.get("id"), str):
+                _keep(self._tails, record["id"], frozenset(x for x in tail if isinstance(x, str)))
+                self._prove()
+        elif kind == "assistant" and isinstance(record.get("requestRef"), str):
+            _keep(self._answered, record["requestRef"], None)
+            self._prove()
+        elif kind == "queue-operation":
+            self._queued(record)
+        elif kind == "system" and record.get("subtype") == "informational":
+            self._told(str(record.get("content", "")))
+
+    def _content(self, message: object, name: str) -> None:
+        """A message that may be listed by a request. What the model itself said is no proof of what it was told."""
+        if not isinstance(message, dict) or message.get("role") == "assistant":
+            return
+        found = [w for w in self._watches.values() if any(w.words in text for text in _texts(message.get("content")))]
+        if found:
+            hashed = name or digest(message)
+            for watch in found:
+                watch.hashes.add(hashed)
+            self._prove()
+
+    def _prove(self) -> None:
+        wanted = [watch for watch in self._watches.values() if watch.hashes and watch.seen < Seen.INJECTED]
+        if not wanted:
+            return
+        for ident, tail in self._tails.items():
+            if ident in self._answered:
+                for watch in wanted:
+                    if watch.hashes & tail:
+                        watch.seen = Seen.INJECTED
+
+    def _queued(self, record: Record) -> None:
+        operation = record.get("operation")
+        content = record.get("content")
+        texts = list(_texts(content))
+        ours = {w.key for w in self._watches.values() if w.native and any(w.words in text for text in texts)}
+        if operation == "enqueue":
+            self._queue.append(ours)
+            self._raise(ours, Seen.ENQUEUED)
+        elif operation == "dequeue":
+            # It names nothing: the first one goes. One queued before our start is not known; so this proof is weak.
+            if self._queue:
+                self._raise(self._queue.pop(0), Seen.REMOVED)
+        elif operation in ("remove", "popAll"):
+            for entry in self._queue:
+                if entry == ours:
+                    self._queue.remove(entry)
+                    break
+            if record.get("reason") == "absorbed_mid_turn":
+                self._raise(ours, Seen.REMOVED)
+
+    def _told(self, text: str) -> None:
+        if text.startswith("Held peer message"):
+            held = {w.key for w in self._watches.values() if w.native and w.words in text}
+            # The preview is short: what is not named and not queued is held as well.
+            self._raise(held or self._unqueued(), Seen.HELD)
+        elif text.startswith("Dropped a peer message"):
+            # It names no message either, and many drops may share one record.
+            self._raise(self._unqueued(), Seen.DROPPED)
+
+    def _unqueued(self) -> set[str]:
+        return {w.key for w in self._watches.values() if w.native and w.seen == Seen.NOTHING}
+
+    def _raise(self, keys: Iterable[str], seen: Seen) -> None:
+        for key in keys:
+            watch = self._watches.get(key)
+            if watch is not None and watch.seen < seen:
+                watch.seen = seen
+
+
+class Follower:
+    """Reads what is added to a session's transcript; `poll` it now and then, it never waits.
+
+    It begins at the end of the first file, and at the start of every file the session goes on in. The file that was
+    left is read for a while longer. `now` is ms of any steady clock.
+    """
+
+    def __init__(self) -> None:
+        self._current: _Tail | None = None
+        self._left: list[tuple[int, _Tail]] = []
+        self._none_yet = False
+
+    @property
+    def path(self) -> Path | None:
+        """The file that is followed now."""
+        return self._current.path if self._current else None
+
+    def follow(self, now: int, path: Path | None) -> bool:
+        """Follow this file from now on; True when that is another one than before.
+
+        None says that the session has no transcript yet: the one that comes is read from its start.
+        """
+        if path is None:
+            self._none_yet = True
+            return False
+        if self._current is not None and self._current.path == path:
+            return False
+        if self._current is not None:
+            self._left.append((now + GRACE_MS, self._current))
+        self._current = _Tail(path, 0 if self._none_yet or self._current else _size(path))
+        return True
+
+    def poll(self, now: int) -> list[bytes]:
+        """The whole lines that were added, those of left files first. A file that cannot be read adds none."""
+        self._left = [(until, tail) for until, tail in self._left if until > now]
+        lines: list[bytes] = []
+        for _, tail in self._left:
+            lines += tail.read()
+        if self._current is not None:
+            lines += self._current.read()
+        return lines
+
+
+class _Tail:
+    """One file and how far it was read."""
+
+    __slots__ = ("_long", "_offset", "_rest", "_which", "path")
+
+    def __init__(self, path: Path, offset: int) -> None:
+        self.path = path
+        self._offset = offset
+        self._which = 0
+        self._rest = bytearray()
+        self._long = False  # in the middle of a line that is passed over
+
+    def read(self) -> list[bytes]:
+        try:
+            found = os.stat(self.path)
+            if self._which not in (0, found.st_ino) or found.st_size < self._offset:
+                self._anew()  # replaced or cut: what it says now counts
+            self._which = found.st_ino
+            if found.st_size == self._offset:
+                return []
+            with open(self.path, "rb") as file:
+                file.seek(self._offset)
+                data = file.read(TURN_MAX)
+        except FileNotFoundError:
+            self._anew()  # one that comes in its place may have the same number
+            return []
+        except OSError:
+            return []
+        self._offset += len(data)
+        return self._split(data)
+
+    def _anew(self) -> None:
+        self._offset, self._long = 0, False
+        self._rest.clear()
+
+    def _split(self, data: bytes) -> list[bytes]:
+        *whole, rest = data.split(b"\n")
+        lines = []
+        for part in whole:
+            if not self._long and (self._rest or part):
+                lines.append(bytes(self._rest) + part)
+            self._long = False
+            self._rest.clear()
+        if not self._long:
+            self._rest += rest
+        if len(self._rest) > LINE_MAX:
+            self._rest.clear()
+            self._long = True
+        return lines
+
+
+def scan(
+    path: Path, wanted: Iterable[tuple[str, str]], native: bool = True, last: int = 256 * CHUNK
+) -> dict[str, Seen]:
+    """What a transcript says of texts offered in a former life, as (key, words); before anything is offered again.
+
+    Reads the last `last` octets of the file, once. A file that cannot be read says nothing.
+    """
+    parser = Parser()
+    keys = []
+    for key, words in wanted:
+        parser.watch(key, words, native)
+        keys.append(key)
+    tail = _Tail(path, max(0, _size(path) - last))
+    while keys:
+        before = tail._offset
+        parser.feed(tail.read())
+        if tail._offset == before:
+            break
+    return {key: parser.seen(key) for key in keys}
+
+
+def digest(message: Record) -> str:
+    """The hash by which a `tail` names a message: SHA-256 of its compact JSON with sorted keys.
+
+    A plain string counts as one text block; marks for the cache are left out.
+    """
+    content = message.get("content")
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if isinstance(blocks, list):
+        blocks = [{k: v for k, v in b.items() if k != "cache_control"} if isinstance(b, dict) else b for b in blocks]
+    plain = json.dumps({**message, "content": blocks}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(plain.encode("utf-8", "replace")).hexdigest()
+
+
+def _record(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _texts(content: object) -> Iterator[str]:
+    """What a model reads of a content: text and results of tools, not the inputs of calls."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for block in content:
+            if isinstance(block, dict):
+                yield from _texts(block.get("text") if block.get("type") == "text" else block.get("content"))
+
+
+def _keep(kept: OrderedDict[str, Any], key: str, value: object) -> None:
+    kept[key] = value
+    while len(kept) > KEPT:
+        kept.popitem(last=False)
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0

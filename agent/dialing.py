@@ -1,0 +1,163 @@
+"""One connection to the broker, and the way to find one: published record, configured hub, or a broker started.
+
+A socket is used for one connection only; libzmq's own reconnect is off. Nothing here waits: starting a broker is a
+helper thread's work. It must not know the protocol, only frames.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import zmq
+
+from bus.config import Config, Home, parse_hub
+from bus.daemon import ensure_broker, published, stopped
+from bus.errors import BusError
+from bus.sockets import Context, Monitor, Socket, dealer, needs_ipv6
+from bus.trust import KeyPair
+
+START_BACKOFF_MS = (1000, 30_000)
+_WHY = {
+    "failed auth": "the broker does not know this machine's key (talkbus lan join)",
+    "disconnected": "the broker hung up, or nobody listens where it was",
+}
+
+
+class Connection:
+    """A DEALER with its monitor, for one connection. Used by the thread that made it."""
+
+    def __init__(self, context: Context, keys: KeyPair, endpoint: str, server_key: str) -> None:
+        self._socket = dealer(context, keys, server_key, ipv6=needs_ipv6(endpoint))
+        self._monitor = Monitor(self._socket)
+        self._socket.connect(endpoint)
+
+    @property
+    def sources(self) -> tuple[Socket, Socket]:
+        """What to poll for input."""
+        return self._socket, self._monitor.socket
+
+    def happened(self) -> tuple[bool, str | None]:
+        """Whether it was shaken hands since the last call, and why it ended (None: it has not)."""
+        up, down = False, None
+        while (news := self._monitor.news()) is not None:
+            if news == "connected":
+                up = True
+            elif down is None:
+                down = _WHY[news]
+        return up, down
+
+    def frames(self, limit: int) -> Iterator[list[bytes]]:
+        """What came in, at most `limit` messages; 0 takes all there are."""
+        taken = 0
+        while not limit or taken < limit:
+            try:
+                yield self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            taken += 1
+
+    def send(self, frames: list[bytes]) -> bool:
+        """False when the connection takes nothing (it is dead, or its other end does not read)."""
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the connection."""
+        self._monitor.close()
+
+
+class Dialer:
+    """One attempt at a time: dial(), then work() whenever woken or due, then take() what came of it."""
+
+    def __init__(
+        self,
+        home: Home,
+        config: Config,
+        keys: KeyPair,
+        context: Context,
+        wake: Callable[[], None],
+        autostart: bool,
+    ) -> None:
+        self._home, self._config, self._keys, self._context = home, config, keys, context
+        self._wake, self._autostart = wake, autostart
+        self._wanted = False
+        self._at = 0
+        self._result: Connection | str | None = None
+        self._starter: threading.Thread | None = None
+        self._starting = False  # set back by the helper, the last thing it does before it wakes the loop
+        self._failures = 0
+        self._failed = ""
+        self._start_at = 0
+
+    def dial(self, at: int) -> None:
+        """Begin an attempt, not before `at` (ms)."""
+        self._wanted, self._at = True, at
+
+    def forget(self) -> None:
+        """The attempt is given up."""
+        self._wanted = False
+        result, self._result = self._result, None
+        if isinstance(result, Connection):
+            result.close()
+
+    def deadline(self) -> int | None:
+        """When work() is wanted, in ms; None when it waits for nothing, or to be woken."""
+        return self._at if self._wanted and not self._starting else None
+
+    def take(self) -> Connection | str | None:
+        """The connection of this attempt, or why there is none; None when that is not known yet."""
+        result, self._result = self._result, None
+        return result
+
+    def work(self, now: int) -> None:
+        """Go on with the attempt, if one was begun."""
+        if not self._wanted or now < self._at or self._starting:
+            return
+        found = self._find(now)
+        if found is None:
+            return
+        self._wanted = False
+        self._result = Connection(self._context, self._keys, *found) if isinstance(found, tuple) else found
+
+    def close(self) -> None:
+        """No more attempts. A helper thread that still waits for a broker is left to itself."""
+        self.forget()
+
+    def _find(self, now: int) -> tuple[str, str] | str | None:
+        """Endpoint and key; or why not; or None while a broker is being started."""
+        if self._config.hub:
+            hub = parse_hub(self._config.hub)
+            return hub.endpoint, hub.key
+        record = published(self._home)
+        if record is not None:
+            self._starter, self._failures, self._failed = None, 0, ""
+            return record.router, record.key
+        if stopped(self._home):
+            return "the bus was stopped with 'talkbus down' (the user starts it with 'talkbus up')"
+        if not self._autostart:
+            return "no broker is running (talkbus up starts one)"
+        if self._starter is not None:
+            self._starter = None
+            least, most = START_BACKOFF_MS
+            self._start_at = now + min(most, least << min(self._failures, 10))
+            self._failures += 1
+        if now < self._start_at:
+            return self._failed or "the broker has ended right after its start (see its log)"
+        self._starting = True
+        self._starter = threading.Thread(target=self._start, name="talkbus-start", daemon=True)
+        self._starter.start()
+        return None
+
+    def _start(self) -> None:
+        try:
+            ensure_broker(self._home)
+            self._failed = ""
+        except (BusError, OSError) as error:
+            self._failed = str(error)
+        finally:
+            self._starting = False
+            self._wake()

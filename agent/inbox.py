@@ -1,0 +1,286 @@
+"""The mailbox's side of a link: the prefetch, the ledger, and what is acknowledged (PROTOCOL.md §7, §8).
+
+Sans-IO. It decides by message id what was shown; numbers only serve to acknowledge on this connection. It knows
+nothing of requests, nor how a message is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from agent.book import LEDGER_KEPT, Book, DropShown, PutShown, Shown
+from agent.effects import Batch, Mail
+from bus import wire
+
+LEDGER_SLACK = 1000  # how far the ledger may outgrow its limit before it is trimmed
+
+PROOF_MAX = 64  # characters the broker keeps of a proof
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message as it waits here. `deadline` is 0 or when it expires by this machine's clock, in ms."""
+
+    msg: wire.Msg
+    deadline: int
+    repeat: bool = False  # it may have been seen already
+
+    @property
+    def key(self) -> str:
+        """Its name in the ledger."""
+        return f"{self.msg.host}/{self.msg.id}"
+
+
+class Inbox:
+    """What came in, what is being shown, what was shown."""
+
+    def __init__(self, book: Book, batch: Callable[[], Batch]) -> None:
+        self._book = book
+        self._batch = batch
+        self._got = 0
+        self._numbers: dict[int, str] = {}  # taken on this connection, not known to be settled
+        self._at: dict[str, int] = {}  # the same, the other way round
+        self._waiting: dict[str, Letter] = {}
+        self._offering: dict[str, Letter] = {}
+        self._lapsed: set[str] = set()  # expired here, unshown
+        self._owed: dict[tuple[str, str], list[int]] = {}  # (as, proof) -> numbers to acknowledge
+        self._resync_after = -1  # k of the last PING before our resync; -1 = none outstanding
+        self.moves: list[tuple[str, str, int, str]] = []  # (status, proof, at, key) for a receipt
+        self.more = 0
+
+    # -- the connection --------------------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """WELCOME: numbers begin anew; what is being shown stays being shown. What the broker may have taken for
+        expired but was shown is reported.
+        """
+        self._begin()
+        self._resync_after = -1
+        waiting = {key for status, _, _, key in self.moves if status == "injected"}
+        for key, line in self._book.ledger.items():
+            if line.state == "shown" and not line.told and key not in waiting:
+                self.moves.append(("injected", line.proof, line.at, key))
+
+    def _begin(self) -> None:
+        self._got = 0
+        self._numbers.clear()
+        self._at.clear()
+        self._owed.clear()
+        self._waiting.clear()
+
+    def take_in(self, now: int, msg: wire.Msg, pinged: int) -> None:
+        """One MSG. `pinged` is the `k` of the last PING sent."""
+        if msg.prev == 0:
+            self._begin()
+            self._resync_after = -1
+        elif msg.prev != self._got or self._resync_after >= 0:
+            self._resync(pinged)
+            return
+        self._got = msg.n
+        self.more = max(0, self.more - 1)  # it was one of those beyond the window, if there were any
+        letter = Letter(msg, now + msg.ttl if msg.ttl else 0, msg.again)
+        key = letter.key
+        self._numbers[msg.n] = key
+        self._at[key] = msg.n
+        line = self._book.ledger.get(key)
+        if line is not None and line.state == "shown":
+            self._owe(msg.n, "injected", line.proof)
+        elif key in self._lapsed and msg.ttl == 1:
+            self._owe(msg.n, "expired", "")
+        elif key not in self._offering:
+            self._lapsed.discard(key)  # with time to go it is another copy: the broker was restored
+            self._waiting[key] = replace(letter, repeat=True) if line is not None else letter
+            self._batch().news.append(Mail(self.more))
+
+    def _resync(self, pinged: int) -> None:
+        if self._resync_after >= 0:
+            return
+        self._waiting.clear()
+        self._resync_after = pinged
+        self._batch().sends.append(wire.Ack([], resync=True))
+
+    def compare(self, k: int, pong: wire.Pong, pinged: int) -> None:
+        """PONG (§8): acknowledge again, ask again, drop what was settled elsewhere."""
+        if pong.more and pong.more != self.more:
+            self._batch().news.append(Mail(pong.more))
+        self.more = pong.more
+        if k == 0:
+            return  # it answers no PING: an ACK on its way would look lost
+        if self._resync_after >= 0:
+            if k > self._resync_after:
+                self._resync_after = -1
+                if pong.open:
+                    self._resync(pinged)
+            return
+        held = {n for a, b in pong.open for n in range(a, min(b, a + wire.WINDOW) + 1)}
+        for n in sorted(held):
+            key = self._numbers.get(n)
+            if key is None:
+                self._resync(pinged)
+                return
+            line = self._book.ledger.get(key)
+            if line is not None and line.state == "shown":
+                self._owe(n, "injected", line.proof)
+            elif key in self._lapsed:
+                self._owe(n, "expired", "")
+        self._confirm(held)
+
+    def _confirm(self, held: set[int]) -> None:
+        """What the broker no longer holds is on its disk, or was settled elsewhere."""
+        owed = {n for numbers in self._owed.values() for n in numbers}
+        for n in [n for n in self._numbers if n not in held and n not in owed]:
+            key = self._numbers.pop(n)
+            self._at.pop(key, None)
+            lapsed = key in self._lapsed
+            self._lapsed.discard(key)
+            line = self._book.ledger.get(key)
+            if line is not None and line.state == "shown":
+                if not lapsed:
+                    self._told(key, line)
+            else:
+                self._waiting.pop(key, None)
+
+    def _told(self, key: str, line: Shown) -> None:
+        if not line.told:
+            line.told = True
+            self._batch().writes.append(PutShown(key, line))
+
+    def reported(self, keys: Iterable[str]) -> None:
+        """A receipt that said `injected` for these is settled."""
+        for key in keys:
+            line = self._book.ledger.get(key)
+            if line is not None and line.state == "shown":
+                self._told(key, line)
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many are acknowledged or held, and not known to be settled at the broker."""
+        return len(self._numbers)
+
+    # -- showing ---------------------------------------------------------------------------------------------------
+
+    def waiting(self) -> list[Letter]:
+        """What could be offered now, in order."""
+        return list(self._waiting.values())
+
+    def offer(self, now: int, letters: Iterable[Letter], path: str) -> list[Letter]:
+        """Write `offering` for these and hand them out, once the batch is on disk.
+
+        What is expired, shown or in another path's hands is left out.
+        """
+        batch, path = self._batch(), path[:PROOF_MAX]
+        given = []
+        for letter in letters:
+            key = letter.key
+            line = self._book.ledger.get(key)
+            if key in self._offering or key in self._lapsed or (line is not None and line.state == "shown"):
+                continue
+            known = self._waiting.pop(key, letter)
+            if known.deadline and known.deadline <= now:
+                self._lapse(known)
+                continue
+            if line is not None:
+                known = replace(known, repeat=True)
+            self._offering[key] = known
+            self._book.ledger[key] = Shown("offering", path, at=now)
+            batch.writes.append(PutShown(key, self._book.ledger[key]))
+            self.moves.append(("offered", path, now, key))
+            given.append(known)
+        self._trim()
+        return given
+
+    def _trim(self) -> None:
+        """Forget the oldest lines the broker has on disk; agent.db keeps them longer."""
+        ledger = self._book.ledger
+        if len(ledger) > LEDGER_KEPT + LEDGER_SLACK:
+            excess = len(ledger) - LEDGER_KEPT
+            for key in [key for key, line in ledger.items() if line.told][:excess]:
+                del ledger[key]
+
+    def shown(self, now: int, keys: Iterable[str], proof: str) -> None:
+        """There is proof that these were shown: the ledger says so, then the broker is told."""
+        proof = proof[:PROOF_MAX]
+        for key in keys:
+            letter = self._offering.pop(key, None)
+            line = self._book.ledger.get(key)
+            if letter is None or line is None:
+                continue
+            line.state, line.proof, line.at = "shown", proof, now
+            self._batch().writes.append(PutShown(key, line))
+            n = self._at.get(key)
+            if n is not None:
+                self._owe(n, "injected", proof)
+            else:
+                self.moves.append(("injected", proof, now, key))
+
+    def proven(self, now: int, keys: Iterable[str], proof: str) -> None:
+        """A former life was offering these, and there is proof now that they were shown."""
+        proof = proof[:PROOF_MAX]
+        for key in keys:
+            line = self._book.ledger.get(key)
+            if line is None or line.state != "offering" or key in self._offering:
+                continue
+            line.state, line.proof, line.at = "shown", proof, now
+            self._batch().writes.append(PutShown(key, line))
+            self._waiting.pop(key, None)
+            # What was said to have expired is settled at the broker: only a receipt corrects that.
+            n = None if key in self._lapsed else self._at.get(key)
+            if n is not None:
+                self._owe(n, "injected", proof)
+            else:
+                self.moves.append(("injected", proof, now, key))
+
+    def unshown(self, keys: Iterable[str], certain: bool) -> None:
+        """These were not shown after all.
+
+        `certain` when nothing can have reached anybody; else they come again marked as a possible repeat.
+        """
+        back = {}
+        for key in keys:
+            letter = self._offering.pop(key, None)
+            if letter is None:
+                continue
+            if certain and not letter.repeat:
+                self._book.ledger.pop(key, None)
+                self._batch().writes.append(DropShown(key))
+            back[key] = letter if certain else replace(letter, repeat=True)
+        if back:
+            self._waiting = {**back, **self._waiting}
+            self._batch().news.append(Mail(self.more))
+
+    def hold(self, letters: Iterable[Letter]) -> None:
+        """These are in a path's hands already: the book was read from the disk again meanwhile."""
+        for letter in letters:
+            line = self._book.ledger.get(letter.key)
+            if line is not None and line.state == "offering":
+                self._waiting.pop(letter.key, None)
+                self._offering[letter.key] = letter
+
+    def expire(self, now: int) -> None:
+        """Drop what nobody began to show in time."""
+        for letter in [x for x in self._waiting.values() if x.deadline and x.deadline <= now]:
+            del self._waiting[letter.key]
+            self._lapse(letter)
+
+    def _lapse(self, letter: Letter) -> None:
+        self._lapsed.add(letter.key)
+        n = self._at.get(letter.key)
+        if n is not None:
+            self._owe(n, "expired", "")
+
+    def next_expiry(self) -> int | None:
+        """When `expire` is wanted next, in ms."""
+        return min((x.deadline for x in self._waiting.values() if x.deadline), default=None)
+
+    # -- acknowledging ---------------------------------------------------------------------------------------------
+
+    def _owe(self, n: int, status: str, proof: str) -> None:
+        self._owed.setdefault((status, proof), []).append(n)
+
+    def acknowledge(self) -> None:
+        """ACK for everything that became settled since; the batch's writes are on disk before it is sent."""
+        for (status, proof), numbers in self._owed.items():
+            pairs = wire.ranges(sorted(set(numbers)))
+            self._batch().sends.append(wire.Ack(pairs, proof, status))
+        self._owed.clear()

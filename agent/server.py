@@ -1,0 +1,284 @@
+"""The agent of one client session: an MCP server on stdio in front of a link.
+
+The link connects while the SDK is still being imported, which takes most of the start. The only importer of mcp
+beside delivery.stdio. It leaves when stdin ends, the parent dies or a signal says so, and takes at most a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from agent.session import Session
+from agent.tooling import Args, Desk, Tool, ToolError
+from agent.tools import INSTRUCTIONS, table
+from bus.config import Config, Home
+from bus.errors import BusError
+from bus.processes import alive
+
+if TYPE_CHECKING:
+    import mcp_types as types
+    from mcp.server import ServerRequestContext
+
+    from agent.delivery.ladder import Ladder
+    from agent.delivery.piggyback import Call
+    from agent.delivery.stdio import Fate
+
+log = logging.getLogger("talkbus.agent")
+
+NAME = "talkbus"
+PARENT_S = 0.5
+MEET_S = 2.0  # the first call may come before the broker is up
+SETTLE_S = 1.0
+OVERDUE_S = 10.0
+BYE_S = 0.6
+# A client that is killed, or whose window is closed, takes its process group along by SIGHUP.
+ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+
+
+def run(home: Home, config: Config, environ: Mapping[str, str]) -> int:
+    """Serve until the client has gone; the exit code. What goes wrong at the start is one line on stderr."""
+    from agent.delivery.stdio import take_over
+
+    _log_to_stderr(config.log_level)
+    with _signals():
+        try:
+            session = Session(home, config, environ)
+        except BusError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        try:
+            # Nothing of ours may print between the lines of the wire, so it is taken before anything runs.
+            wire = take_over()
+            session.start()
+            asyncio.run(Agent(session, home, config, environ).serve(wire))
+        except BusError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except SystemExit:
+            log.info("told to end during the start")
+        finally:
+            session.stop(BYE_S)
+            gc.freeze()  # what the SDK left is not worth a last look: it is most of the time the end takes
+    return 0
+
+
+class Agent:
+    """The MCP side of a session."""
+
+    def __init__(self, session: Session, home: Home, config: Config, environ: Mapping[str, str]) -> None:
+        from agent.delivery.piggyback import Piggyback
+        from agent.reservations import Reservations
+        from agent.tools_ask import longest
+
+        self._session, self._home, self._config, self._environ = session, home, config, environ
+        self._asks = Reservations(session)
+        self._mail = Piggyback(session.loop, self._asks.reserved)
+        self._ask_max = longest(environ)
+        self._tools = table()
+        self._met = False
+        self._answering: dict[Any, tuple[Call, asyncio.Future[None]]] = {}  # by request id
+        self._unsettled: set[asyncio.Future[None]] = set()
+        self._leave = asyncio.Event()
+        self._ladder: Ladder | None = None
+
+    async def serve(self, wire: tuple[int, int]) -> None:
+        """Answer the client until one of the reasons to leave."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(NotImplementedError):  # Windows
+            for number in ENDINGS:
+                loop.add_signal_handler(number, self._leave.set)
+        from agent.delivery.stdio import Reader, Writer
+
+        climbing = await self._climb()
+        server = self._server()
+        reader = Reader(wire[0])
+        writer = Writer(wire[1], reader, self._answered)
+        serving = asyncio.create_task(server.run(reader, writer, server.create_initialization_options()))
+        reasons = {serving, asyncio.create_task(self._leave.wait()), asyncio.create_task(self._orphaned())}
+        await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
+        for task in reasons:
+            task.cancel()
+        await asyncio.wait(reasons, timeout=0.2)
+        if serving.done() and not serving.cancelled() and serving.exception():
+            log.error("the MCP server ended with %r", serving.exception())
+        await self._mail.settled(0.2)
+        if climbing is not None and self._ladder is not None:
+            climbing.cancel()
+            await asyncio.wait([climbing], timeout=0.2)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ladder.close(), 0.3)
+
+    async def _climb(self) -> asyncio.Task[None] | None:
+        """Where the client is a Claude Code session, deliver into it; elsewhere tool results carry the mail."""
+        from agent.delivery.clientfile import find_client
+
+        client = find_client(self._environ)
+        if client is None:
+            return None
+        from agent.delivery.ladder import Ladder
+
+        session = self._session
+        try:
+            self._ladder = Ladder(session, self._home, self._config, self._environ, client, self._asks.reserved)
+            await self._ladder.recover()
+        except (BusError, OSError) as error:
+            log.error("messages cannot be delivered into the session: %s", error)
+            self._ladder = None
+            return None
+        return asyncio.create_task(self._ladder.run())
+
+    async def _orphaned(self) -> None:
+        """Returns when the process that started us has gone."""
+        who = self._session.who
+        while True:
+            gone = not alive(who.client_pid, who.client_start) if sys.platform == "win32" else False
+            if gone or (sys.platform != "win32" and os.getppid() != who.client_pid):
+                return
+            await asyncio.sleep(PARENT_S)
+
+    def _server(self) -> Any:
+        import mcp_types as types
+        from mcp.server.lowlevel import Server
+
+        async def list_tools(_ctx: Any, _params: Any) -> types.ListToolsResult:
+            return types.ListToolsResult(tools=definitions(self._tools))
+
+        async def call_tool(
+            ctx: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
+        ) -> types.CallToolResult:
+            info = ctx.session.client_params
+            if info is not None:
+                self._session.named_by_client(info.client_info.name)
+            text, failed = await self._call(ctx.request_id, params.name, params.arguments or {})
+            return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=failed)
+
+        return Server(
+            NAME, version=_version(), instructions=INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool
+        )
+
+    async def _call(self, request: Any, name: str, given: Mapping[str, Any]) -> tuple[str, bool]:
+        """The text of a result, and whether it is an error. What it carries is confirmed by `_answered`."""
+        from agent.delivery.piggyback import Call
+
+        await self._earlier_ones()
+        if not self._met:
+            self._met = True
+            await self._session.known(MEET_S)
+        if self._ladder is not None:
+            with contextlib.suppress(BusError, OSError):
+                await self._ladder.give_way()
+        call = Call()
+        answered = False
+        try:
+            text, failed, whole = await self._run(call, name, given)
+            parts = [text, *self._session.notices()]
+            if not whole:
+                parts.append(await self._rest(call))
+            answered = True
+        finally:
+            if not answered:  # cancelled: there will be no response, so nothing was shown
+                self._mail.release(call, certain=True)
+        if call.letters:
+            self._answered(request, "unsure")  # a client that uses an id twice at once
+            loop = asyncio.get_running_loop()
+            future = loop.create_future()
+            self._unsettled.add(future)
+            self._answering[request] = (call, future)
+            loop.call_later(OVERDUE_S, self._overdue, request, call)
+        return "\n\n".join(part for part in parts if part), failed
+
+    async def _run(self, call: Call, name: str, given: Mapping[str, Any]) -> tuple[str, bool, bool]:
+        """Text, whether it failed, and whether it has the waiting messages already."""
+        desk = Desk(self._session, self._mail, self._asks, call, self._ask_max)
+        try:
+            tool = self._tools.get(name)
+            if tool is None:
+                raise ToolError(f"there is no tool {name[:40]!r} (one of {', '.join(self._tools)})")
+            return await tool.run(desk, Args(tool, given)), False, tool.own_mail
+        except BusError as error:
+            return f"error: {error}", True, False
+
+    async def _rest(self, call: Call) -> str:
+        from agent.delivery.piggyback import counted
+
+        try:
+            text, _, left = await self._mail.waiting(call)
+        except BusError as error:
+            return f"(waiting messages cannot be shown: {error})"
+        return "\n\n".join(part for part in (text, counted(left)) if part)
+
+    async def _earlier_ones(self) -> None:
+        """A client that has read one result and calls again finds that result confirmed."""
+        if self._unsettled:
+            await asyncio.wait(self._unsettled, timeout=SETTLE_S)
+
+    def _answered(self, request: Any, fate: Fate) -> None:
+        if request not in self._answering:
+            return
+        call, future = self._answering.pop(request)
+        shown = fate == "shown"
+        task = self._mail.confirm(call) if shown else self._mail.release(call, certain=fate == "never")
+
+        def done(_task: asyncio.Task[None]) -> None:
+            self._unsettled.discard(future)
+            future.set_result(None)
+
+        task.add_done_callback(done)
+
+    def _overdue(self, request: Any, call: Call) -> None:
+        """A call may be cancelled when it is through here and not yet written: then nobody tells."""
+        if request in self._answering and self._answering[request][0] is call:
+            self._answered(request, "unsure")
+
+
+def definitions(tools: Mapping[str, Tool]) -> list[types.Tool]:
+    """The table as the SDK wants it."""
+    import mcp_types as types
+
+    made = []
+    for tool in tools.values():
+        meta = {"anthropic/alwaysLoad": True} if tool.always else None
+        fields = {"name": tool.name, "description": tool.description, "inputSchema": tool.schema, "_meta": meta}
+        made.append(types.Tool.model_validate({key: value for key, value in fields.items() if value is not None}))
+    return made
+
+
+def _version() -> str:
+    try:
+        return metadata.version(NAME)
+    except metadata.PackageNotFoundError:
+        return "0"
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("talkbus: %(levelname)s %(message)s"))
+    logger = logging.getLogger(NAME)
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Until the event loop listens itself, a signal ends the start in good order."""
+
+    def end(_number: int, _frame: Any) -> NoReturn:
+        raise SystemExit(0)
+
+    for number in ENDINGS:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ENDINGS:
+            signal.signal(number, signal.SIG_IGN)  # what is left takes a moment, and is not to be torn

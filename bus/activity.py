@@ -1,0 +1,155 @@
+"""What a session may ask of memory: whoami, peers, snapshot, stats; and the events of activity.
+
+Queries that need the disk become Read effects (PROTOCOL.md §11, §12).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bus import wire
+from bus.addresses import kind_of, stale
+from bus.core import Core, Session
+from bus.deliveries import unread
+from bus.effects import Read
+from bus.errors import Code
+from bus.sessions import brief
+from bus.world import Mailbox
+
+QUERIES = {
+    "whoami": "",
+    "peers": "all?:flag active?:num scope?:text",
+    "inbox": "ids?:list tag?:text from?:text re?:text kind?:text unread?:flag limit?:num after?:num oldest?:flag",
+    "message": "id:text",
+    "why": "id:text",
+    "history": "peer?:text limit?:num before?:num",
+    "search": "query:text limit?:num",
+    "state.get": "key:text",
+    "state.list": "prefix?:text project?:text",
+    "log": "after?:num limit?:num",
+    "snapshot": "nonce:text",
+    "stats": "",
+    "prune": "before:num",
+}
+EVENTS = {
+    "msg": "stored held refused offered injected acked answered expired failed",
+    "peer": "open lost gone name status",
+    "state": "set delete",
+    "bus": "start stop full prune",
+    "sync": "the nonce",
+}
+_TEXTS = ("cwd", "branch", "client", "summary", "project")
+
+
+def query(core: Core, session: Session, qry: wire.Qry) -> None:
+    """Answer from memory, or ask the disk."""
+    if qry.what not in QUERIES:
+        done(core, session, qry.r, Code.INVALID, f"there is no query {qry.what[:40]!r}")
+        return
+    answer = _IN_MEMORY.get(qry.what)
+    if answer is None:
+        core.batch.sends.append(
+            Read(session.route, qry.r, qry.what, qry.args, session.mailbox, session.who.key, session.who.role)
+        )
+    else:
+        answer(core, session, qry)
+
+
+def done(core: Core, session: Session, r: int, code: Code, text: str = "") -> None:
+    core.send(session.route, wire.Done(r, code, core.events, wire.clip(text)))
+
+
+def row(core: Core, mailbox: Mailbox) -> dict[str, Any]:
+    """What everybody may know of a mailbox."""
+    meta = mailbox.meta
+    activity = core.activity.get(mailbox.id)
+    presence = core.presence(mailbox)
+    told: dict[str, Any] = {
+        "name": mailbox.name,
+        "id": mailbox.id,
+        "host": mailbox.host,
+        "kind": "stale" if stale(mailbox) else kind_of(mailbox),
+        "presence": presence,
+        "activity": activity.state if activity and presence != "gone" else "",
+        "until": activity.until if activity and presence != "gone" else 0,
+        "last_active": core.now if presence == "open" else mailbox.active,
+        "started": brief(meta.get("started", 0)),
+        "unread": unread(mailbox),
+        "wake": brief(meta.get("wake", "")),
+        "term": mailbox.term,
+        "metadata": meta.get("metadata", {}),
+    }
+    for key in _TEXTS:
+        told[key] = brief(meta.get(key, ""))
+    return told
+
+
+def _whoami(core: Core, session: Session, qry: wire.Qry) -> None:
+    mailbox = core.world.mailboxes.get(session.mailbox)
+    value = row(core, mailbox) if mailbox else {"name": "", "host": session.who.host}
+    value["role"] = session.who.role
+    core.send(session.route, wire.Part(qry.r, value))
+    done(core, session, qry.r, Code.OK)
+
+
+def _peers(core: Core, session: Session, qry: wire.Qry) -> None:
+    everyone = qry.args.get("all") is True
+    active, scope = qry.args.get("active"), qry.args.get("scope")
+    own = core.world.mailboxes.get(session.mailbox)
+    for mailbox in sorted(core.world.mailboxes.values(), key=lambda m: (m.name, m.host)):
+        told = row(core, mailbox)
+        if not everyone and (told["kind"] != "session" or told["presence"] == "gone"):
+            continue
+        if type(active) is int and core.now - told["last_active"] > active:
+            continue
+        if own is not None and not _in_scope(own, session, mailbox, scope):
+            continue
+        core.send(session.route, wire.Part(qry.r, told))
+    done(core, session, qry.r, Code.OK)
+
+
+def _in_scope(own: Mailbox, session: Session, other: Mailbox, scope: Any) -> bool:
+    if scope == "machine":
+        return other.host == session.who.host
+    if scope in ("folder", "repo"):
+        key = "cwd" if scope == "folder" else "project"
+        return other.host == session.who.host and bool(own.meta.get(key)) and other.meta.get(key) == own.meta.get(key)
+    return True
+
+
+def _snapshot(core: Core, session: Session, qry: wire.Qry) -> None:
+    """The marker goes into the stream of events first; the snapshot is as of that event."""
+    nonce = qry.args.get("nonce")
+    if type(nonce) is not str or not nonce.isalnum() or len(nonce) > 64:
+        done(core, session, qry.r, Code.INVALID, "nonce is 1 to 64 letters and digits")
+        return
+    core.emit(f"sync.{nonce}")
+    for mailbox in core.world.mailboxes.values():
+        core.send(session.route, wire.Part(qry.r, {"peer": row(core, mailbox)}))
+    for entry in core.world.state.values():
+        told = {"key": entry.key, "ver": entry.ver, "by": entry.by, "ts": entry.ts, "size": entry.size}
+        core.send(session.route, wire.Part(qry.r, {"state": told}))
+    done(core, session, qry.r, Code.OK)
+
+
+def _stats(core: Core, session: Session, qry: wire.Qry) -> None:
+    world = core.world
+    value = {
+        "mailboxes": len(world.mailboxes),
+        "sessions": len(core.sessions),
+        "holding": len(core.holders),
+        "unread": sum(len(m.pending) for m in world.mailboxes.values()),
+        "state": len(world.state),
+        "seq": world.seq,
+        "chain": world.chain.hex(),
+        "store": world.store,
+        "writable": core.writable,
+        "started": core.started,
+        "now": core.now,
+        "counters": dict(core.counters),
+    }
+    core.send(session.route, wire.Part(qry.r, value))
+    done(core, session, qry.r, Code.OK)
+
+
+_IN_MEMORY = {"whoami": _whoami, "peers": _peers, "snapshot": _snapshot, "stats": _stats}

@@ -1,0 +1,196 @@
+"""What the broker's rules share: the world, the living sessions, the clock and the batch being filled.
+
+No rule of the protocol lives here, only the vocabulary the rules are written in. No I/O: time comes in, effects go
+out.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from bus import wire
+from bus.effects import Batch, Event, PutMailbox, PutOutbox, Send, Write
+from bus.world import Mailbox, Outbox, World
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Whose key a connection has, as the transport proved it: PROTOCOL.md §14."""
+
+    key: str
+    host: str
+    role: str = "owner"  # "owner" | "member" | "observer"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a person may configure. Rates in requests per second, sizes in octets, times in ms."""
+
+    rate: int = wire.RATE_PER_S
+    burst: int = wire.RATE_BURST
+    lease: int = wire.LEASE_MS
+    mailbox_messages: int = wire.MAILBOX_MESSAGES
+    mailbox_bytes: int = wire.MAILBOX_BYTES
+    state_keys: int = wire.STATE_KEYS
+
+
+@dataclass(slots=True)
+class Session:
+    """One open route. `open` tells of what was pushed and is unsettled its number in the mailbox and the number it
+    went under, in order; `todo` is what is still to push. `mine` is the highest number of the outbox that is known to
+    be this client's own request.
+    """
+
+    route: bytes
+    who: Who
+    mode: str
+    inst: str
+    ob: str
+    mailbox: str  # id, "" in view mode
+    hb: int
+    heard: int
+    holds: bool = False
+    prev: int = 0
+    pushed: int = 0
+    mine: int = 0
+    open: dict[int, int] = field(default_factory=dict)
+    todo: deque[int] = field(default_factory=deque)
+    parked: wire.Gone | None = None
+
+
+@dataclass(slots=True)
+class Activity:
+    """What a session last said it does, until when (ms since 1970, 0 = no end). Forgotten by a restart."""
+
+    state: str = ""
+    until: int = 0
+
+
+class Core:
+    """The state all rules read and change."""
+
+    def __init__(self, world: World, now: int, settings: Settings) -> None:
+        self.world = world
+        self.settings = settings
+        self.now = now
+        self.started = now
+        self.sessions: dict[bytes, Session] = {}
+        self.holders: dict[str, bytes] = {}
+        self.lost_at: dict[str, int] = {}
+        self.activity: dict[str, Activity] = {}
+        self.buckets: dict[str, tuple[float, int]] = {}
+        self.counters: dict[str, int] = {}
+        self.crowded: dict[bytes, None] = {}  # routes to be told, with the batch, that mail waits beyond the window
+        self.events = 0
+        self.writable = True
+        self.batch = Batch()
+        self._dirty_mailboxes: dict[str, None] = {}
+        self._dirty_outboxes: dict[str, None] = {}
+        self._timers: list[tuple[int, str, tuple[Any, ...]]] = []
+        self.stepped: set[tuple[str, str, str]] = set()  # (mailbox, message, host) offered in this batch, not pending
+        self._octets: dict[str, int] = {}
+        self._numbers: dict[str, dict[str, dict[str, int]]] = {}
+        self.names: dict[tuple[str, str], str] = {(m.key, m.name): m.id for m in world.mailboxes.values()}
+
+    # -- effects ---------------------------------------------------------------------------------------------------
+
+    def write(self, write: Write) -> None:
+        self.batch.writes.append(write)
+
+    def send(self, route: bytes, command: wire.Command) -> None:
+        self.batch.sends.append(Send(route, command))
+
+    def emit(self, topic: str, **fields: Any) -> None:
+        """One event of activity; never a body."""
+        self.events += 1
+        self.batch.events.append(Event(self.events, topic, self.now, fields))
+
+    def count(self, what: str) -> None:
+        self.counters[what] = self.counters.get(what, 0) + 1
+
+    def changed(self, mailbox: Mailbox) -> None:
+        """Its row is written once, with the batch."""
+        self._dirty_mailboxes[mailbox.id] = None
+
+    def advanced(self, outbox: Outbox) -> None:
+        """Its row is written once, with the batch."""
+        self._dirty_outboxes[outbox.id] = None
+
+    def take(self) -> Batch:
+        """Everything since the last call. Rows of mailboxes come first: deliveries refer to them."""
+        batch, self.batch = self.batch, Batch()
+        world = self.world
+        rows: list[Write] = [PutMailbox(world.mailboxes[i]) for i in self._dirty_mailboxes if i in world.mailboxes]
+        rows += [PutOutbox(world.outboxes[i]) for i in self._dirty_outboxes]
+        batch.writes[:0] = rows
+        self._dirty_mailboxes.clear()
+        self._dirty_outboxes.clear()
+        self.stepped.clear()
+        return batch
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def at(self, when: int, kind: str, *ref: Any) -> None:
+        """Ask for `tick` to look at `ref` at `when`. Nothing is cancelled: whoever looks checks first."""
+        heapq.heappush(self._timers, (when, kind, ref))
+
+    def due(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        while self._timers and self._timers[0][0] <= self.now:
+            _, kind, ref = heapq.heappop(self._timers)
+            yield kind, ref
+
+    def next_timer(self) -> int | None:
+        return self._timers[0][0] if self._timers else None
+
+    # -- mailboxes -------------------------------------------------------------------------------------------------
+
+    def mailbox_named(self, key: str, name: str) -> Mailbox | None:
+        found = self.names.get((key, name))
+        return self.world.mailboxes[found] if found else None
+
+    def holder(self, mailbox: Mailbox) -> Session | None:
+        route = self.holders.get(mailbox.id)
+        return self.sessions.get(route) if route is not None else None
+
+    def presence(self, mailbox: Mailbox) -> str:
+        """ "open" while a session holds it, "lost" within the lease after it vanished, "gone" after that."""
+        if mailbox.id in self.holders:
+            return "open"
+        if not mailbox.inst:
+            return "gone"
+        lost = self.lost_at.get(mailbox.id, self.started)
+        return "lost" if self.now - lost < self.settings.lease else "gone"
+
+    def octets(self, mailbox: Mailbox) -> int:
+        """Octets of unsettled text in a mailbox."""
+        if mailbox.id not in self._octets:
+            self._octets[mailbox.id] = sum(p.size for p in mailbox.pending.values())
+        return self._octets[mailbox.id]
+
+    def weigh(self, mailbox: Mailbox, size: int) -> None:
+        self._octets[mailbox.id] = self.octets(mailbox) + size
+
+    def numbers(self, mailbox: Mailbox) -> dict[str, dict[str, int]]:
+        """Unsettled message id -> sender's mailbox -> number, kept beside `pending`. Ids of two keys may clash."""
+        if mailbox.id not in self._numbers:
+            made: dict[str, dict[str, int]] = {}
+            for p in mailbox.pending.values():
+                made.setdefault(p.msg, {})[p.sender] = p.n
+            self._numbers[mailbox.id] = made
+        return self._numbers[mailbox.id]
+
+    def numbers_of(self, mailbox: Mailbox, host: str, msg: str) -> list[int]:
+        """The unsettled numbers of one message id, from senders of `host` ("" = of any)."""
+        boxes = self.world.mailboxes
+        senders = self.numbers(mailbox).get(msg, {})
+        return [n for sender, n in senders.items() if not host or (sender in boxes and boxes[sender].host == host)]
+
+    def heard_from(self, mailbox: Mailbox) -> None:
+        """Presence for others to see; written at most once a minute."""
+        if self.now - mailbox.active >= 60_000:
+            mailbox.active = self.now
+            self.changed(mailbox)

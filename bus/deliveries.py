@@ -1,0 +1,183 @@
+"""The window of one mailbox: number, push, settle, expire (PROTOCOL.md §7).
+
+Knows the core; knows nothing of requests, names or sockets.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from bus import wire
+from bus.core import Core, Session
+from bus.effects import AddDelivery, Move, MoveById, Push
+from bus.world import Mailbox, Pending
+
+STEPS = ("offered", "injected", "acked", "failed")
+
+
+def deliver(core: Core, mailbox: Mailbox, pending: Pending) -> None:
+    """Put one message at the end of a mailbox and push it if the window has room. `pending.n` is given here."""
+    mailbox.top += 1
+    pending.n = mailbox.top
+    core.weigh(mailbox, pending.size)
+    core.numbers(mailbox).setdefault(pending.msg, {})[pending.sender] = pending.n
+    mailbox.pending[pending.n] = pending
+    core.changed(mailbox)
+    core.write(
+        AddDelivery(mailbox.id, pending.n, pending.sender, pending.msg, mailbox.name, pending.status, core.now)
+    )
+    if pending.expires:
+        core.at(pending.expires, "expire", mailbox.id, pending.n)
+    host = core.world.mailboxes[pending.sender].host
+    if core.stepped and core.stepped & {(mailbox.id, pending.msg, ""), (mailbox.id, pending.msg, host)}:
+        pending.status = "offered"  # a receipt came first (the database is another); the disk takes steps last
+    session = core.holder(mailbox)
+    if session is None:
+        return
+    session.todo.append(pending.n)
+    if len(session.open) < wire.WINDOW:
+        push(core, session, mailbox)
+    else:
+        core.crowded[session.route] = None
+
+
+def tell_crowded(core: Core) -> None:
+    """A PONG nobody asked for, once a batch, to who cannot see what came beyond its window (§8)."""
+    for route in core.crowded:
+        session = core.sessions.get(route)
+        if session is not None and session.holds:
+            report(core, session, 0)
+    core.crowded.clear()
+
+
+def start_chain(core: Core, session: Session, mailbox: Mailbox) -> None:
+    """Everything unsettled is to be pushed, from the beginning, with `prev` 0."""
+    session.prev = 0
+    session.open.clear()
+    session.todo = deque(mailbox.pending)
+    push(core, session, mailbox)
+    if session.todo:
+        core.crowded[session.route] = None
+
+
+def push(core: Core, session: Session, mailbox: Mailbox) -> None:
+    """Fill the window."""
+    while session.todo and len(session.open) < wire.WINDOW:
+        n = session.todo.popleft()
+        pending = mailbox.pending.get(n)
+        if pending is None or pending.status == "held":
+            continue
+        ttl = max(1, pending.expires - core.now) if pending.expires else 0
+        again = pending.status == "offered"
+        # A number of the route's own: an ACK that crosses a change of mailbox must not fit another message there.
+        session.pushed += 1
+        core.batch.sends.append(
+            Push(session.route, session.pushed, session.prev, pending.sender, pending.msg, mailbox.name, ttl, again)
+        )
+        session.prev = session.open[n] = session.pushed
+
+
+def settle(core: Core, session: Session, ack: wire.Ack) -> None:
+    """ACK of the holder: what was pushed on this route and is unsettled leaves the mailbox."""
+    mailbox = core.world.mailboxes[session.mailbox]
+    if ack.resync:
+        core.count("resync")
+        start_chain(core, session, mailbox)
+    status = "expired" if ack.as_ == "expired" else "injected"
+    for n in [n for n, pushed in session.open.items() if any(a <= pushed <= b for a, b in ack.ranges)]:
+        leave(core, mailbox, n, status, ack.proof[:64], core.now)
+    push(core, session, mailbox)
+
+
+def leave(core: Core, mailbox: Mailbox, n: int, status: str, proof: str, when: int) -> None:
+    """A delivery is settled: it leaves the working set, and the holder's window."""
+    pending = mailbox.pending.pop(n)
+    session = core.holder(mailbox)
+    if session is not None:
+        session.open.pop(n, None)
+    senders = core.numbers(mailbox).get(pending.msg, {})
+    senders.pop(pending.sender, None)
+    if not senders:
+        core.numbers(mailbox).pop(pending.msg, None)
+    core.weigh(mailbox, -pending.size)
+    core.write(Move(mailbox.id, n, status, when, proof, True))
+    tell(core, mailbox, pending.msg, status, proof)
+
+
+def tell(core: Core, mailbox: Mailbox, msg: str, status: str, proof: str) -> None:
+    core.emit(f"msg.{status}", id=msg, to=mailbox.name, host=mailbox.host, mailbox=mailbox.id, proof=proof)
+
+
+def expire(core: Core, mailbox_id: str, n: int) -> None:
+    """A time-to-live ran out. What is in the hands of a living session is that session's to answer for."""
+    mailbox = core.world.mailboxes.get(mailbox_id)
+    pending = mailbox.pending.get(n) if mailbox else None
+    if mailbox is None or pending is None or not pending.expires or pending.expires > core.now:
+        return
+    session = core.holder(mailbox)
+    if session is not None and n in session.open:
+        return
+    leave(core, mailbox, n, "expired", "", core.now)
+
+
+def let_go(core: Core, session: Session, mailbox: Mailbox) -> None:
+    """A session no longer holds this mailbox; what it had in hand may expire after the lease."""
+    if core.holders.get(mailbox.id) == session.route:
+        del core.holders[mailbox.id]
+    for n in session.open:
+        pending = mailbox.pending.get(n)
+        if pending is not None and pending.expires:
+            core.at(max(pending.expires, core.now + core.settings.lease), "expire", mailbox.id, n)
+    session.open.clear()
+    session.todo.clear()
+    session.holds = False
+
+
+def step(core: Core, mailbox: Mailbox, status: str, ident: str, when: int, proof: str) -> None:
+    """One step that the recipient's agent reports by "host/id" or id; a step that was recorded stays as it is."""
+    host, _, msg = ident.rpartition("/")
+    found = core.numbers_of(mailbox, host, msg)
+    if found and status == "offered":
+        for pending in (mailbox.pending[n] for n in found):
+            if pending.status == "stored":
+                pending.status = "offered"
+                core.write(Move(mailbox.id, pending.n, "offered", when, proof, False))
+                tell(core, mailbox, msg, "offered", proof)
+        return
+    if len(found) != 1:
+        if status == "offered":
+            core.stepped.add((mailbox.id, msg, host))
+        core.write(MoveById(mailbox.id, msg, status, when, proof, host))
+        tell(core, mailbox, msg, status, proof)
+        return
+    n = found[0]
+    session = core.holder(mailbox)
+    leave(core, mailbox, n, "failed" if status == "failed" else "injected", proof, when)
+    if status == "acked":
+        core.write(MoveById(mailbox.id, msg, "acked", when, proof, host))
+        tell(core, mailbox, msg, "acked", proof)
+    if session is not None:
+        push(core, session, mailbox)
+
+
+def report(core: Core, session: Session, k: int) -> None:
+    """PONG: what this side has of the other's doings (§8)."""
+    outbox = core.world.outboxes.get(session.ob)
+    more = len(core.world.mailboxes[session.mailbox].pending) - len(session.open) if session.holds else 0
+    numbers = sorted(session.open.values())
+    core.send(
+        session.route,
+        wire.Pong(k, outbox.high if outbox else 0, wire.ranges(numbers), max(0, more), core.now),
+    )
+
+
+def unread(mailbox: Mailbox) -> int:
+    return len(mailbox.pending)
+
+
+def ids(value: Any, limit: int) -> list[str]:
+    """A list of message ids or host/ids out of untrusted arguments; what is none is left out."""
+    if not isinstance(value, list):
+        return []
+    return [x for x in value[:limit] if isinstance(x, str) and len(x) <= 128]

@@ -1,0 +1,219 @@
+"""What the broker wants done: writes, sends, reads and events, collected in one Batch.
+
+The shell commits the writes, then sends, then answers reads, then publishes. Nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bus.wire import Command
+from bus.world import Entry, Mailbox, Outbox
+
+
+@dataclass(frozen=True, slots=True)
+class PutMailbox:
+    """Insert or replace the row of a mailbox (everything but `pending`)."""
+
+    mailbox: Mailbox
+
+
+@dataclass(frozen=True, slots=True)
+class PutOutbox:
+    """Insert or replace `high` and `floor` of an outbox; replies below the floor may be forgotten by load()."""
+
+    outbox: Outbox
+
+
+@dataclass(frozen=True, slots=True)
+class AddOp:
+    """One operation of the journal, with the reply it was given."""
+
+    seq: int
+    at: int
+    ob: str
+    q: int
+    op: str
+    digest: bytes
+    chain: bytes
+    code: int
+    reply: bytes
+    who: str  # name@host of the sender, as it was
+
+
+@dataclass(frozen=True, slots=True)
+class AddMessage:
+    """A message. It is identified by (sender, id): a key cannot clash with another key's ids, nor read their text
+    by naming one. The same pair again is the same message: the first stays.
+    """
+
+    id: str
+    sender: str  # mailbox id
+    name: str  # the sender's name and host as they were
+    host: str
+    key: str
+    kind: str
+    tag: str
+    re: str
+    thread: str
+    ts: int
+    expires: int
+    hops: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AddDelivery:
+    """One copy of message (sender, msg) in one mailbox. `name` is the recipient's as it was."""
+
+    mailbox: str
+    n: int
+    sender: str
+    msg: str
+    name: str
+    status: str  # "stored" or "held"
+    ts: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddRefusal:
+    """A recipient that got no copy, and why; `talkbus why` tells it."""
+
+    sender: str
+    msg: str
+    name: str
+    host: str
+    code: int
+    text: str
+    ts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A step of a delivery. A step that has a time keeps it. `settled` says that it leaves the working set."""
+
+    mailbox: str
+    n: int
+    status: str  # "offered" | "injected" | "expired" | "failed"
+    ts: int
+    proof: str
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MoveById:
+    """A step of a delivery named by message id: acked, answered, or one that is told late. `host` is the sender's,
+    "" for any. It never settles.
+    """
+
+    mailbox: str
+    msg: str
+    status: str
+    ts: int
+    proof: str
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PutState:
+    """Write a value of shared state."""
+
+    entry: Entry
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DropState:
+    """Remove a key of shared state."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutMeta:
+    """A single value of the database: `prune_before`. (store, seq and chain follow from AddOp and creation.)"""
+
+    name: str
+    value: int
+
+
+Write = (
+    PutMailbox
+    | PutOutbox
+    | AddOp
+    | AddMessage
+    | AddDelivery
+    | AddRefusal
+    | Move
+    | MoveById
+    | PutState
+    | DropState
+    | PutMeta
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One command for one route."""
+
+    route: bytes
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A MSG for one route. The shell takes what is not here (name, text, tag, …) from `store.message(sender, id)`,
+    which keeps fresh ones at hand.
+    """
+
+    route: bytes
+    n: int
+    prev: int
+    sender: str
+    id: str
+    to: str
+    ttl: int
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A query the disk answers, after the commit: PARTs and a DONE for `r`."""
+
+    route: bytes
+    r: int
+    what: str
+    args: dict[str, Any]
+    mailbox: str  # of who asks; "" for a view session
+    key: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """A request below the floor: the journal tells its reply (REP), or that it was another one (ERR 409)."""
+
+    route: bytes
+    ob: str
+    q: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of activity; `seq` is given by the core, the boot nonce by the shell."""
+
+    seq: int
+    topic: str
+    ts: int
+    fields: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Everything that came of what was fed in since the last take()."""
+
+    writes: list[Write] = field(default_factory=list)
+    sends: list[Send | Push | Read | Recall] = field(default_factory=list)  # in order, after the commit
+    events: list[Event] = field(default_factory=list)

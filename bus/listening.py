@@ -1,0 +1,153 @@
+"""Where the broker listens: a pair of ports, who may connect to them, and the proof that others may not.
+
+Binds P for sessions and P+1 for activity, answers ZAP requests by the roll, and tries the door before it is used. It
+must not know frames of the protocol, sessions or the store.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import zmq
+
+from bus import sockets, trust
+from bus.config import Home
+from bus.errors import BusError, LocalError
+from bus.private import write_private
+from bus.sockets import Context, Monitor, Socket
+
+FIRST_PORT = 7717
+PAIRS = 500  # tried, from FIRST_PORT up
+SELF_TEST_S = 5.0
+_ZAP_AT_ONCE = 64
+
+
+class Door:
+    """The bound sockets of one broker. `answer_zap()` whenever `zap` is readable, or nobody gets in."""
+
+    def __init__(self, ctx: Context, keys: trust.KeyPair, roll: trust.Roll, bind: str) -> None:
+        """Nothing is bound yet but the ZAP handler. `bind` is an address, `*`, or the name of an interface."""
+        ipv6 = sockets.needs_ipv6(bind)
+        self.roll = roll
+        self.port = 0
+        self._ctx = ctx
+        self._keys = keys
+        self._host = f"[{bind}]" if ipv6 and not bind.startswith("[") else bind
+        self.zap = sockets.zap(ctx)
+        self.router = sockets.router(ctx, keys, ipv6=ipv6)
+        self.xpub = sockets.xpub(ctx, keys, ipv6=ipv6)
+
+    def open(self, fixed: int, last: int) -> None:
+        """Bind the port `fixed` and the one after it; with 0 the pair from `last`, else the first free one.
+
+        LocalError names the ports that are taken, or the address that cannot be bound.
+        """
+        for port in candidates(fixed, last):
+            if self._bind_pair(port):
+                self.port = port
+                return
+        if fixed:
+            raise LocalError(f"port {fixed} or {fixed + 1} is taken (choose another: talkbus config set port PORT)")
+        raise LocalError(f"no free pair of ports from {FIRST_PORT} up (close what holds them, or set 'port')")
+
+    def endpoints(self) -> tuple[str, str]:
+        """Of router and xpub, as somebody on this machine connects to them."""
+        return _local(self.router), _local(self.xpub)
+
+    def answer_zap(self) -> None:
+        """Answer those who knock. Nothing leaves this but replies."""
+        for _ in range(_ZAP_AT_ONCE):
+            try:
+                frames = self.zap.recv_multipart(zmq.NOBLOCK)
+                self.zap.send_multipart(trust.verdict(frames, self.roll), zmq.NOBLOCK)
+            except zmq.ZMQError:
+                return
+
+    def self_test(self) -> None:
+        """Knock with a random key at both sockets. LocalError unless both refuse: such a broker must not serve."""
+        public, secret = zmq.curve_keypair()
+        stranger = trust.KeyPair(public.decode("ascii"), secret.decode("ascii"))
+        router, xpub = self.endpoints()
+        six = sockets.needs_ipv6(router)
+        self._must_refuse(router, sockets.dealer(self._ctx, stranger, self._keys.public, ipv6=six))
+        self._must_refuse(xpub, sockets.sub(self._ctx, stranger, self._keys.public, ipv6=six))
+
+    def _must_refuse(self, endpoint: str, socket: Socket) -> None:
+        with Monitor(socket) as monitor:
+            socket.connect(endpoint)
+            poller = zmq.Poller()
+            poller.register(monitor.socket, zmq.POLLIN)
+            poller.register(self.zap, zmq.POLLIN)
+            until = time.monotonic() + SELF_TEST_S
+            seen = None
+            while seen is None and (left := until - time.monotonic()) > 0:
+                poller.poll(int(left * 1000) + 1)
+                self.answer_zap()
+                seen = monitor.news()
+        if seen != "failed auth":
+            raise LocalError(
+                f"{endpoint} did not refuse an unknown key ({seen or 'no answer'}); this broker does not serve "
+                "(this is a fault in talkbus or in libzmq)"
+            )
+
+    def _bind_pair(self, port: int) -> bool:
+        bound: list[Socket] = []
+        for socket, number in ((self.router, port), (self.xpub, port + 1)):
+            try:
+                socket.bind(f"tcp://{self._host}:{number}")
+            except zmq.ZMQError as error:
+                for done in bound:
+                    done.unbind(_endpoint(done))
+                if error.errno in (zmq.EADDRINUSE, errno.EACCES):
+                    return False
+                raise LocalError(
+                    f"cannot listen on {self._host}: {error.strerror} (talkbus config set bind ADDRESS)"
+                ) from error
+            bound.append(socket)
+        return True
+
+
+def last_port(home: Home) -> int:
+    """The first port of the pair this home had last; 0 when it had none."""
+    try:
+        text = _port_file(home).read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return 0
+    return int(text) if text.isdecimal() and 0 < int(text) < 65535 else 0
+
+
+def remember_port(home: Home, port: int) -> bool:
+    """Keep the pair for the next start; False when the disk did not take it, which hurts nobody."""
+    if last_port(home) == port:
+        return True
+    try:
+        return write_private(_port_file(home), b"%d\n" % port)
+    except BusError:
+        return False
+
+
+def _port_file(home: Home) -> Path:
+    return home.state / "port"
+
+
+def candidates(fixed: int, last: int) -> Iterator[int]:
+    """First ports of the pairs to try, in order."""
+    if fixed:
+        yield fixed
+        return
+    if last:
+        yield last
+    yield from range(FIRST_PORT, FIRST_PORT + 2 * PAIRS, 2)
+
+
+def _local(socket: Socket) -> str:
+    return _endpoint(socket).replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def _endpoint(socket: Socket) -> str:
+    raw = socket.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(raw, bytes)
+    return raw.rstrip(b"\0").decode("ascii")

@@ -1,0 +1,20 @@
+"""The operations of PROTOCOL.md §10, one file per family, and the OPS table that composes them."""
+
+from __future__ import annotations
+
+from bus.ops import mail, naming, state, upkeep
+from bus.ops.kinds import Op
+
+OPS: dict[str, Op] = {
+    "send": Op(
+        mail.send, "to:list kind?:text tag?:text re?:text thread?:text ttl?:num exclude?:list hops?:num new?:flag"
+    ),
+    "receipt": Op(mail.receipt, "moved:list", metered=False),
+    "settle": Op(mail.settle_ids, "ids:list proof:text"),
+    "rename": Op(naming.rename, "name:text"),
+    "take": Op(naming.take, "name:text term?:num fresh?:flag"),
+    "status": Op(naming.status, "summary?:text activity?:text busy?:num metadata?:map wake?:text"),
+    "state.set": Op(state.set_value, "key:text ver?:num ttl?:num"),
+    "state.delete": Op(state.delete, "key:text ver?:num"),
+    "prune": Op(upkeep.prune, "before:num", role="owner"),
+}

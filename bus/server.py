@@ -1,0 +1,399 @@
+"""The broker's shell: sockets, disk, clock and signals around the pure Broker.
+
+One thread, one poller. Drain what came in, commit what came of it, then speak, then publish; sleep until the next
+deadline. It must not know a rule of the protocol: it carries effects out, in their order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+
+import zmq
+
+from bus import listening, sockets, trust, wire
+from bus.broker import Broker
+from bus.chores import Chores
+from bus.config import Config, Home
+from bus.core import Settings, Who
+from bus.daemon import Record, publish, spawned, stopped, unpublish
+from bus.effects import Batch, Push, PutMeta, Read, Recall, Send
+from bus.errors import BusError, Code, LocalError, StoreError
+from bus.listening import Door
+from bus.private import private_dir
+from bus.processes import FileLock, start_time
+from bus.publishing import Publisher
+from bus.reading import SLOW, Reader, Telling
+from bus.requests import answer_again
+from bus.store import Store
+from bus.surroundings import Clock, Wake, be_private_and_wide, log_to_stderr
+
+log = logging.getLogger("talkbus.broker")
+
+MESSAGES_A_TURN = 128  # one commit pays for all of them
+PIECES_A_TURN = 64
+FRAMES_MAX = 6
+MESSAGE_MAX = 1 << 20  # octets
+STOP_LINGER_MS = 300
+SLEEP_MAX_MS = 60_000  # a deadline is of the wall clock, and that may be set
+PROBE_S = (0.25, 5.0)  # how soon a full disk is tried again: doubling, up to the latter
+PRUNE_ORDER_S = 3600.0
+DAY_MS = 86_400_000
+
+_MORE = zmq.NOBLOCK | zmq.SNDMORE
+_DEAD = (zmq.EHOSTUNREACH, zmq.EAGAIN)
+
+
+def serve(home: Home, config: Config, *, version: str = "", ready: Callable[[Record], None] | None = None) -> int:
+    """Be the broker of `home` until SIGTERM or SIGINT; returns the exit code of the process.
+
+    0 after a stop in good order, and at once when another broker holds the home or it was stopped on purpose;
+    1 when it cannot serve, with the reason as one line in the log. `ready` is told the record when it is published.
+    """
+    log_to_stderr(config.log_level)
+    try:
+        private_dir(home.state)
+        lock = FileLock(home.lock)
+        if not lock.acquire():
+            return 0
+        try:
+            if spawned() and stopped(home):
+                return 0
+            return _serve(home, config, version, ready)
+        finally:
+            lock.release()
+    except BusError as error:
+        log.error("! %s", error)
+        return 1
+    except Exception:
+        log.exception("! the broker ends for a fault of its own")
+        return 1
+
+
+def _serve(home: Home, config: Config, version: str, ready: Callable[[Record], None] | None) -> int:
+    with contextlib.ExitStack() as stack:
+        be_private_and_wide()
+        wake = stack.enter_context(Wake())
+        private_dir(home.runtime)
+        keys = trust.ensure_keys(home)
+        roll = trust.Roll.load(home, keys.public)
+        store = Store.open(home.bus_db)
+        stack.callback(store.close)
+        ctx: sockets.Context = zmq.Context()
+        held: list[sockets.Socket | sockets.Monitor | None] = []
+        stack.callback(lambda: sockets.close_all(ctx, held, STOP_LINGER_MS))
+        door = Door(ctx, keys, roll, config.bind)
+        held += [door.zap, door.router, door.xpub]
+        door.open(config.port, listening.last_port(home))
+        door.self_test()
+        reader = Reader(ctx, store)
+        stack.callback(reader.close)
+        shell = Shell(door, store, reader, config, wake)
+        listening.remember_port(home, door.port)
+        router, xpub = door.endpoints()
+        record = Record(os.getpid(), start_time(os.getpid()) or "", router, xpub, keys.public, version)
+        publish(home, record)
+        stack.callback(unpublish, home, record)
+        log.info("%% serving on %s, activity on %s", router, xpub)
+        if ready is not None:
+            ready(record)
+        shell.run()
+        log.info("% stopped")
+    return 0
+
+
+class Shell:
+    """The loop. `run()` returns when `wake` was told to stop."""
+
+    def __init__(self, door: Door, store: Store, reader: Reader, config: Config, wake: Wake) -> None:
+        self._door, self._store, self._reader, self._wake = door, store, reader, wake
+        self._router = door.router
+        self._clock = Clock()
+        settings = Settings(rate=config.limits_rate, burst=config.limits_burst)
+        self.broker = Broker(store.load(), self._clock(), settings)
+        self._publisher = Publisher(door.xpub, secrets.token_hex(8))
+        self._chores = Chores(store, reader, time.monotonic)
+        self._keep_ms = config.prune_days * DAY_MS
+        self._order_at = time.monotonic()
+        self._probe_at = 0.0
+        self._probe_wait = PROBE_S[0]
+        self._debug = log.isEnabledFor(logging.DEBUG)
+        self._poller = zmq.Poller()
+        for source in (door.router, door.zap, door.xpub, reader.socket, wake.fileno()):
+            self._poller.register(source, zmq.POLLIN)
+        # What was loaded stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+
+    def run(self) -> None:
+        """Serve until told to stop; what was committed by then is also sent. StoreError when the disk is broken."""
+        self.broker.announce("bus.start")
+        self._carry_out()
+        while not self._wake.stopping:
+            self._turn()
+        self.broker.announce("bus.stop")
+        self._carry_out()
+
+    def _turn(self) -> None:
+        ready = dict(self._poller.poll(self._timeout()))
+        if self._door.zap in ready:
+            self._door.answer_zap()
+        if self._door.xpub in ready:
+            self._publisher.read_subscriptions()
+        if self._router in ready:
+            self._drain()
+        if self._reader.socket in ready:
+            self._pass_on()
+        if self._wake.fileno() in ready:
+            self._wake.drain()
+        self.broker.tick(self._clock())
+        self._carry_out()
+        self._between()
+
+    def _timeout(self) -> int:
+        """How long to sleep, in ms."""
+        mono = time.monotonic()
+        waits = [float(SLEEP_MAX_MS), (self._order_at - mono) * 1000]
+        deadline = self.broker.deadline()
+        if deadline is not None:
+            waits.append(deadline - self._clock())
+        due = self._chores.due()
+        if due is not None:
+            waits.append((due - mono) * 1000)
+        if not self.broker.core.writable:
+            waits.append((self._probe_at - mono) * 1000)
+        # Rounded up: a sleep that ends just before the deadline would be followed by others of 0 ms.
+        return max(0, int(min(waits) + 0.999))
+
+    # -- in --------------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Feed what came in to the broker, at most MESSAGES_A_TURN."""
+        now = self._clock()
+        recv, knows, receive = self._router.recv, self.broker.knows, self.broker.receive
+        for _ in range(MESSAGES_A_TURN):
+            try:
+                route = recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            # A Frame knows by itself whether more follow, which is quicker than to ask the socket.
+            frame: zmq.Frame = recv(copy=False)
+            who = None if knows(route) else self._who(frame)
+            frames = [frame.bytes]
+            size = len(frames[0])
+            while frame.more:
+                frame = recv(copy=False)
+                # What is beyond the limits is not kept; what is left is malformed for certain.
+                if len(frames) < FRAMES_MAX and size <= MESSAGE_MAX:
+                    part = frame.bytes
+                    frames.append(part)
+                    size += len(part)
+            if self._debug:
+                log.debug("< %s %d frames, %d octets", route.hex(), len(frames), size)
+            receive(now, route, who, frames)
+
+    def _who(self, frame: zmq.Frame) -> Who | None:
+        """Whose key the connection of this frame has, as the transport says; None for one that is not on the roll."""
+        try:
+            public = str(frame.get("User-Id"))
+        except zmq.ZMQError:
+            return None
+        principal = self._door.roll.find(public)
+        return Who(public, principal.label, principal.role) if principal else None
+
+    # -- out -------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self) -> None:
+        """Everything the broker wants done, until nothing is left: commit, then speak, then publish."""
+        while True:
+            batch = self.broker.take()
+            if batch.writes:
+                if not self._commit(batch):
+                    continue
+            elif not batch.sends and not batch.events:
+                return
+            if batch.sends:
+                self._speak(batch.sends)
+            if batch.events:
+                self._publisher.publish(batch.events)
+
+    def _commit(self, batch: Batch) -> bool:
+        """False when the disk is full; then the broker has gone back to what the disk knows."""
+        begun = time.monotonic()
+        try:
+            self._store.apply(batch.writes)
+        except StoreError as error:
+            if not error.full:
+                raise
+            log.warning("! %s", error)
+            self.broker.undo(self._clock(), batch, self._store.load())
+            self._probe_at = begun + self._probe_wait
+            return False
+        if self._debug:
+            log.debug("= %d writes in %.2f ms", len(batch.writes), (time.monotonic() - begun) * 1000)
+        self._probe_wait = PROBE_S[0]
+        self._chores.noticed(batch.writes)
+        return True
+
+    def _speak(self, sends: Sequence[Send | Push | Read | Recall]) -> None:
+        """Send in order. Queries come after: they were asked to be answered by what is committed now."""
+        reads = []
+        dead: set[bytes] = set()
+        for effect in sends:
+            route = effect.route
+            if route in dead:
+                continue
+            if type(effect) is Read:
+                reads.append(effect)
+            elif not self._hand_over(route, self._frames(effect)):
+                dead.add(route)
+        for read in reads:
+            if read.route not in dead:
+                self._answer(read)
+
+    def _frames(self, effect: Send | Push | Read | Recall) -> list[bytes]:
+        try:
+            if type(effect) is Send:
+                return wire.encode(effect.command)
+            if type(effect) is Push:
+                return wire.encode(self._message(effect))
+            assert type(effect) is Recall
+            saved = self._store.recall(effect.ob, effect.q)
+            return wire.encode(answer_again(effect.q, saved, effect.digest))
+        except LocalError as error:
+            self.broker.core.count("unsendable")
+            log.error("! to %s: %s", effect.route.hex(), error)
+            return []
+
+    def _message(self, push: Push) -> wire.Msg:
+        m = self._store.message(push.sender, push.id)
+        return wire.Msg(
+            push.n,
+            push.prev,
+            m.id,
+            m.name,
+            m.sender,
+            m.host,
+            push.to,
+            m.kind,
+            m.ts,
+            m.tag,
+            m.re,
+            m.thread,
+            push.ttl,
+            m.hops,
+            push.again,
+            m.body,
+        )
+
+    def _hand_over(self, route: bytes, frames: list[bytes]) -> bool:
+        """False when this peer is gone or does not read; then it is lost."""
+        if not frames:
+            return True
+        send = self._router.send
+        try:
+            send(route, _MORE)
+            for frame in frames[:-1]:
+                send(frame, _MORE)
+            send(frames[-1], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in _DEAD:
+                raise
+            log.info("! %s is lost: %s", route.hex(), error.strerror)
+            self.broker.lost(self._clock(), route)
+            return False
+        if self._debug:
+            log.debug("> %s %d octets", route.hex(), sum(map(len, frames)))
+        return True
+
+    # -- queries ---------------------------------------------------------------------------------------------------
+
+    def _answer(self, read: Read) -> None:
+        """Here and now when it is quick, else by the reader's thread."""
+        now = self._clock()
+        if read.what in SLOW:
+            if not self._reader.ask(read, now):
+                self._done(read.route, read.r, Code.BUSY, "too many searches at once (ask again in a second)")
+            return
+        telling = Telling(self._store, read, now)
+        code, text = Code.OK, ""
+        try:
+            for frames in telling.frames():
+                if not self._hand_over(read.route, frames):
+                    return
+            code, text = telling.code, telling.text
+        except StoreError as error:
+            log.warning("! %s", error)
+            code, text = Code.BUSY, str(error)
+        self._done(read.route, read.r, code, text)
+
+    def _pass_on(self) -> None:
+        """What the reader's thread has found."""
+        for _ in range(PIECES_A_TURN):
+            piece = self._reader.take()
+            if piece is None:
+                return
+            if len(piece) == 1:
+                self.broker.core.counters.update({f"disk {name}": n for name, n in self._reader.sizes.items()})
+            elif piece[1] == b"":
+                self._hand_over(piece[0], piece[2:])
+            else:
+                route, r, code, text = piece
+                self._done(route, int(r), Code(int(code)), text.decode())
+
+    def _done(self, route: bytes, r: int, code: Code, text: str) -> None:
+        self._hand_over(route, wire.encode(wire.Done(r, code, self.broker.core.events, wire.clip(text))))
+
+    # -- between batches -------------------------------------------------------------------------------------------
+
+    def _between(self) -> None:
+        """Chores, and the disk tried again when it was full."""
+        mono = time.monotonic()
+        if not self.broker.core.writable:
+            if self._probe_at <= mono:
+                self._probe(mono)
+            return
+        if self._order_at <= mono:
+            self._order_at = mono + PRUNE_ORDER_S
+            self._order_prune()
+        due = self._chores.due()
+        if due is not None and due <= mono:
+            self._chores.work()
+
+    def _probe(self, mono: float) -> None:
+        """Does the disk take a write again? Writes what stands there already."""
+        try:
+            self._store.apply([PutMeta("prune_before", self.broker.world.prune_before)])
+        except StoreError as error:
+            if not error.full:
+                raise
+            self._probe_wait = min(PROBE_S[1], self._probe_wait * 2)
+            self._probe_at = mono + self._probe_wait
+            return
+        # What is left of the room may be little, so the wait is not set back before a whole batch was written.
+        self._probe_wait = min(PROBE_S[1], self._probe_wait * 2)
+        log.info("% the disk takes writes again")
+        self.broker.resume()
+        self.broker.announce("bus.full", over=True)
+        self._carry_out()
+
+    def _order_prune(self) -> None:
+        """What a person configured is an order like any other, only nobody waits for its reply."""
+        before = self._clock() - self._keep_ms
+        world = self.broker.world
+        if before - world.prune_before < DAY_MS // 24 or before <= 0:
+            return
+        write = PutMeta("prune_before", before)
+        try:
+            self._store.apply([write])
+        except StoreError as error:
+            if not error.full:
+                raise
+            return  # the next batch will find out, and deal with it
+        world.prune_before = before
+        self._chores.noticed([write])

@@ -1,0 +1,342 @@
+"""The queries of PROTOCOL.md §11 that the disk answers: who may see what, and the value of every PART.
+
+Values are made at once, texts are fetched one by one while they are taken, so an answer of many large messages is
+never in memory as a whole. What was pruned in between is left out. Reads only; knows nothing of routes or frames.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bus.effects import Read
+from bus.errors import Code, Refused
+from bus.names import check_key
+from bus.store_schema import LADDER
+from bus.wire import NUM_MAX, TEXT_MAX, clip
+
+Part = tuple[dict[str, Any], bytes]
+
+LIMIT = 20
+LIMIT_MAX = 200
+PREFIX_MIN = 4
+TERMS_MAX = 32
+SNIPPET_MAX = 400
+# A PART's head has 4096 octets, a character up to four: what others wrote is cut so that eight steps always fit.
+SHORT_MAX = 64
+PROOF_MAX = 80
+
+_HISTORY = ("stored", "held", "offered", "injected", "acked", "answered", "expired", "failed")
+_COLUMNS = "m.row, m.id, m.name, m.host, m.sender, m.kind, m.tag, m.re, m.thread, m.ts, m.expires, m.key"
+_OWN = (
+    "(m.key = :key OR EXISTS (SELECT 1 FROM deliveries d JOIN mailboxes b ON b.id = d.mailbox "
+    "WHERE d.msg = m.row AND b.key = :key))"
+)
+_WITH_PEER = (
+    "((m.name = :peer AND :host IN ('', m.host)) OR EXISTS (SELECT 1 FROM deliveries d JOIN mailboxes b "
+    "ON b.id = d.mailbox WHERE d.msg = m.row AND d.name = :peer AND :host IN ('', b.host)))"
+)
+_STATE = "SELECT key, ver, by, project, ts, expires, value FROM state"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One query and what it is asked of; `now` in ms. The getters raise Refused 422 naming the argument."""
+
+    db: sqlite3.Connection
+    read: Read
+    now: int
+
+    def text(self, name: str) -> str:
+        value = self.read.args.get(name, "")
+        if type(value) is not str:
+            raise Refused(Code.INVALID, f"{name} is no text")
+        return value
+
+    def num(self, name: str, default: int = 0) -> int:
+        value = self.read.args.get(name, default)
+        if type(value) is not int or not 0 <= value <= NUM_MAX:
+            raise Refused(Code.INVALID, f"{name} is no number from 0 to 2^53")
+        return value
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        value = self.read.args.get(name, default)
+        if type(value) is not bool:
+            raise Refused(Code.INVALID, f"{name} is neither true nor false")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        value = self.read.args.get(name, [])
+        if type(value) is not list or len(value) > LIMIT_MAX or any(type(v) is not str for v in value):
+            raise Refused(Code.INVALID, f"{name} is no list of at most {LIMIT_MAX} texts")
+        return value
+
+    def limit(self) -> int:
+        return min(max(self.num("limit", LIMIT), 1), LIMIT_MAX)
+
+    def visible(self) -> str:
+        """The SQL condition for messages `m` this key sent or received; the owner of the bus sees all."""
+        return "1" if self.read.role == "owner" else _OWN
+
+
+def answer(db: sqlite3.Connection, read: Read, now: int) -> Iterator[Part]:
+    """The PARTs of a query; none means 204. Refused with the code of DONE; sqlite3.Error as it comes."""
+    query = QUERIES.get(read.what)
+    if query is None:
+        raise Refused(Code.INVALID, f"no query {read.what[:40]!r} (one of {', '.join(sorted(QUERIES))})")
+    return query(Ask(db, read, now))
+
+
+def _value(row: Any, now: int, to: str, step: int | None, again: bool) -> dict[str, Any]:
+    _, ident, name, host, sender, kind, tag, re_, thread, ts, expires, _ = row
+    value: dict[str, Any] = {
+        "id": ident,
+        "from": clip(name, SHORT_MAX),
+        "host": clip(host, SHORT_MAX),
+        "fid": sender,
+        "to": clip(to, TEXT_MAX),
+        "kind": clip(kind, SHORT_MAX),
+        "tag": clip(tag, SHORT_MAX),
+        "re": clip(re_, SHORT_MAX),
+        "thread": clip(thread, SHORT_MAX),
+        "ts": ts,
+        "status": "refused" if step is None else LADDER[step],
+        "again": again,
+    }
+    if expires:
+        value["ttl"] = max(expires - now, 1)
+    return value
+
+
+def _seen(ask: Ask, row: Any) -> dict[str, Any]:
+    """A message as the asker sees it: his own copy, or for its sender (and the owner) all copies, the worst first."""
+    copies = ask.db.execute(
+        "SELECT d.step, d.name, d.offered_at IS NOT NULL, d.mailbox, b.key FROM deliveries d "
+        "LEFT JOIN mailboxes b ON b.id = d.mailbox WHERE d.msg = ? ORDER BY d.step, d.name",
+        (row[0],),
+    ).fetchall()
+    mine = [c for c in copies if c[3] == ask.read.mailbox]
+    if not mine and row[11] != ask.read.key:
+        mine = [c for c in copies if c[4] == ask.read.key]
+    if mine:
+        return _value(row, ask.now, mine[0][1], mine[0][0], bool(mine[0][2]))
+    names = ", ".join(c[1] for c in copies)
+    again = any(c[2] for c in copies)
+    return _value(row, ask.now, names, copies[0][0] if copies else None, again)
+
+
+def _with_bodies(db: sqlite3.Connection, values: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Part]:
+    for row, value in values:
+        found = db.execute("SELECT body FROM messages WHERE row = ?", (row,)).fetchone()
+        if found:
+            yield value, found[0]
+
+
+def _inbox(ask: Ask) -> Iterator[Part]:
+    if not ask.read.mailbox:
+        raise Refused(Code.FORBIDDEN, "this session has no mailbox")
+    ids = ask.texts("ids")
+    unread = ask.flag("unread", not ids)
+    # Held mail waits for a person: it is not in the inbox before it is released.
+    where = ["d.mailbox = ?", f"d.step > {LADDER.index('held')}"]
+    values: list[Any] = [ask.read.mailbox]
+    if unread:
+        where.append("d.open = 1")
+    if "after" in ask.read.args:
+        where.append("d.n > ?")
+        values.append(ask.num("after"))
+    if ids:
+        where.append(f"m.id IN ({', '.join('?' * len(ids))})")
+        values += ids
+    for name in ("tag", "re", "kind"):
+        if ask.text(name):
+            where.append(f"m.{name} = ?")
+            values.append(ask.text(name))
+    if ask.text("from"):
+        name, at, host = ask.text("from").strip().lower().partition("@")
+        where.append("m.name = ?" + (" AND m.host = ?" if at else ""))
+        values += [name, host] if at else [name]
+    oldest = unread or ask.flag("oldest")
+    rows = ask.db.execute(
+        f"SELECT {_COLUMNS}, d.n, d.name, d.step, d.offered_at IS NOT NULL FROM deliveries d "
+        f"{'INDEXED BY deliveries_open' if unread else ''} JOIN messages m ON m.row = d.msg "
+        f"WHERE {' AND '.join(where)} ORDER BY d.n {'ASC' if oldest else 'DESC'} LIMIT ?",
+        (*values, ask.limit()),
+    ).fetchall()
+    rows.sort(key=lambda r: r[12])
+    return _with_bodies(
+        ask.db, [(r[0], {**_value(r[:12], ask.now, r[13], r[14], bool(r[15])), "n": r[12]}) for r in rows]
+    )
+
+
+def _find(ask: Ask) -> Any:
+    """The message that is asked for by id or by the beginning of one. Refused 403, 404, 409 or 422."""
+    ident = ask.text("id").strip()
+    key = {"key": ask.read.key, "id": ident, "low": ident.lower(), "end": ident.lower() + "\U0010ffff"}
+    sql = f"SELECT {_COLUMNS}, {ask.visible()} FROM messages m WHERE "
+    # Two senders may have used one id: the asker's own message counts first, then the older one.
+    order = f" ORDER BY {ask.visible()} DESC, m.key = :key DESC, m.row LIMIT 1"
+    exact = ask.db.execute(sql + "m.id = :id" + order, key).fetchone()
+    if exact:
+        if not exact[12]:
+            raise Refused(Code.FORBIDDEN, f"message {ident} was neither sent nor received by this key")
+        return exact[:12]
+    if len(ident) < PREFIX_MIN:
+        raise Refused(Code.INVALID, f"id is no message id and no beginning of one (at least {PREFIX_MIN} characters)")
+    # Only what the asker may see counts, or a prefix would tell what exists.
+    rows = ask.db.execute(sql + f"m.id >= :low AND m.id < :end AND {ask.visible()} LIMIT 5", key).fetchall()
+    if not rows:
+        raise Refused(Code.NOT_FOUND, f"no message {ident[:20]} (it may have been pruned)")
+    if len(rows) > 1:
+        raise Refused(Code.CONFLICT, f"several messages begin with {ident[:20]}: {', '.join(r[1] for r in rows)}")
+    return rows[0][:12]
+
+
+def _message(ask: Ask) -> Iterator[Part]:
+    row = _find(ask)
+    return _with_bodies(ask.db, [(row[0], _seen(ask, row))])
+
+
+def _why(ask: Ask) -> Iterator[Part]:
+    row = _find(ask)
+    steps = ", ".join(f"d.{s}_at, d.{s}_proof" for s in _HISTORY)
+    copies = ask.db.execute(
+        f"SELECT d.name, coalesce(b.host, ''), d.step, {steps} FROM deliveries d "
+        "LEFT JOIN mailboxes b ON b.id = d.mailbox WHERE d.msg = ? ORDER BY d.name, d.mailbox",
+        (row[0],),
+    ).fetchall()
+    refused = ask.db.execute(
+        "SELECT name, host, code, text, ts FROM refusals WHERE msg = ? AND sender = ? ORDER BY row", (row[1], row[4])
+    )
+    base = {"id": row[1], "from": clip(row[2], SHORT_MAX)}
+    made: list[Part] = []
+    for name, host, step, *times in copies:
+        history = [
+            {"status": status, "ts": times[2 * i], "proof": clip(times[2 * i + 1] or "", PROOF_MAX)}
+            for i, status in enumerate(_HISTORY)
+            if times[2 * i] is not None
+        ]
+        head = {**base, "name": clip(name, SHORT_MAX), "host": clip(host, SHORT_MAX)}
+        made.append(({**head, "status": LADDER[step], "history": history}, b""))
+    for name, host, code, text, ts in refused:
+        history = [{"status": "refused", "ts": ts, "proof": f"{code} {clip(text, PROOF_MAX)}"}]
+        head = {**base, "name": clip(name, SHORT_MAX), "host": clip(host, SHORT_MAX)}
+        told = {"status": "refused", "code": code, "text": clip(text, SNIPPET_MAX), "history": history}
+        made.append(({**head, **told}, b""))
+    return iter(made)
+
+
+def _history(ask: Ask) -> Iterator[Part]:
+    where = [ask.visible()]
+    peer, _, host = ask.text("peer").strip().lower().partition("@")
+    if peer:
+        where.append(_WITH_PEER)
+    before = ask.num("before")
+    if before:
+        where.append("m.ts < :before")
+    rows = ask.db.execute(
+        f"SELECT {_COLUMNS} FROM messages m WHERE {' AND '.join(where)} ORDER BY m.ts DESC, m.row DESC LIMIT :limit",
+        {"key": ask.read.key, "peer": peer, "host": host, "before": before, "limit": ask.limit()},
+    ).fetchall()
+    return _with_bodies(ask.db, [(row[0], _seen(ask, row)) for row in rows])
+
+
+def match(text: str) -> str:
+    """What people type as an FTS5 query that cannot fail: quoted terms, all of them, `"a phrase"` and `begin*` kept.
+
+    Empty when nothing in it is a word.
+    """
+    terms = []
+    for phrase, word in re.findall(r'"([^"]*)"|([^\s"]+)', re.sub(r"[\x00-\x1f]", " ", text)):
+        term = phrase or word
+        if any(c.isalnum() for c in term):
+            terms.append(f'"{term}"' + (" *" if word.endswith("*") else ""))
+    return " ".join(terms[:TERMS_MAX])
+
+
+def _search(ask: Ask) -> Iterator[Part]:
+    query = match(ask.text("query"))
+    if not query:
+        return iter(())
+    # A body need not be UTF-8, so the snippet is taken as octets. Newest first: nothing has to be scored.
+    rows = ask.db.execute(
+        f"SELECT {_COLUMNS}, CAST(snippet(search, 2, '[', ']', '…', 24) AS BLOB) FROM search "
+        f"JOIN messages m ON m.row = search.rowid WHERE search MATCH :query AND {ask.visible()} "
+        "ORDER BY search.rowid DESC LIMIT :limit",
+        {"query": query, "key": ask.read.key, "limit": ask.limit()},
+    ).fetchall()
+    found = ((_seen(ask, r[:12]), (r[12] or b"").decode("utf-8", "replace")) for r in rows)
+    return iter([({**value, "snippet": clip(" ".join(text.split()), SNIPPET_MAX)}, b"") for value, text in found])
+
+
+def _entry(row: Any, now: int) -> Part:
+    key, ver, by, project, ts, expires, value = row
+    head = {"key": key, "ver": ver, "by": clip(by, 2 * SHORT_MAX), "host": clip(by.rpartition("@")[2], SHORT_MAX)}
+    head.update({"project": clip(project, TEXT_MAX), "ts": ts})
+    if expires:
+        head["ttl"] = expires - now
+    return head, value
+
+
+def _state_get(ask: Ask) -> Iterator[Part]:
+    key = check_key(ask.text("key"))
+    row = ask.db.execute(_STATE + " WHERE key = ?", (key,)).fetchone()
+    if row is None or 0 < row[5] <= ask.now:
+        raise Refused(Code.NOT_FOUND, f"no state {key}")
+    return iter([_entry(row, ask.now)])
+
+
+def _state_list(ask: Ask) -> Iterator[Part]:
+    prefix, project = ask.text("prefix"), ask.text("project")
+    keys = ask.db.execute(
+        "SELECT key FROM state WHERE key >= ? AND key < ? AND ? IN ('', project) AND (expires = 0 OR expires > ?) "
+        "ORDER BY key",
+        (prefix, prefix + "\U0010ffff", project, ask.now),
+    ).fetchall()
+    rows = (ask.db.execute(_STATE + " WHERE key = ?", key).fetchone() for key in keys)
+    return (_entry(row, ask.now) for row in rows if row)
+
+
+def _log(ask: Ask) -> Iterator[Part]:
+    newest = "after" not in ask.read.args
+    rows = ask.db.execute(
+        "SELECT seq, at, ob, q, op, digest, chain, code, who FROM ops WHERE seq > ? "
+        f"ORDER BY seq {'DESC' if newest else 'ASC'} LIMIT ?",
+        (ask.num("after"), ask.limit()),
+    ).fetchall()
+    names = ("seq", "at", "ob", "q", "op", "digest", "chain", "code", "who")
+    values = [dict(zip(names, row, strict=True)) for row in sorted(rows)]
+    texts = {"digest", "chain"}
+    return iter([({k: v.hex() if k in texts else v for k, v in value.items()}, b"") for value in values])
+
+
+def _prune(ask: Ask) -> Iterator[Part]:
+    ordered = int(ask.db.execute("SELECT value FROM meta WHERE name = 'prune_before'").fetchone()[0])
+    messages, octets = _prunable(ask.db, ask.num("before") or ordered)
+    left = int(ordered > 0 and _prunable(ask.db, ordered)[0] > 0)
+    return iter([({"messages": messages, "octets": octets, "orders_left": left}, b"")])
+
+
+def _prunable(db: sqlite3.Connection, before: int) -> tuple[int, int]:
+    count, octets = db.execute(
+        "SELECT count(*), coalesce(sum(size), 0) FROM messages m WHERE m.ts < ? AND NOT EXISTS "
+        "(SELECT 1 FROM deliveries d WHERE d.msg = m.row AND d.open = 1)",
+        (before,),
+    ).fetchone()
+    return count, octets
+
+
+QUERIES: dict[str, Callable[[Ask], Iterator[Part]]] = {
+    "inbox": _inbox,
+    "message": _message,
+    "why": _why,
+    "history": _history,
+    "search": _search,
+    "state.get": _state_get,
+    "state.list": _state_list,
+    "log": _log,
+    "prune": _prune,
+}

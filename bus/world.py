@@ -1,0 +1,85 @@
+"""The broker's durable state as plain data: the working set, without bodies and without history.
+
+`World` is exactly what `store.load()` gives back after any crash; a test compares them. What a restart may forget
+(routes, windows, presence) is not here but in the broker. Imports the names of nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Pending:
+    """A delivery that is not settled yet. `expires` is 0 for no end."""
+
+    n: int
+    msg: str
+    sender: str  # mailbox id of the sender
+    kind: str
+    size: int
+    expires: int
+    status: str = "stored"  # "stored" | "offered" | "held"
+
+
+@dataclass(slots=True)
+class Mailbox:
+    """One mailbox: who owns it, who holds it, what waits in it."""
+
+    id: str
+    key: str
+    host: str
+    name: str
+    term: int = 0
+    inst: str = ""
+    top: int = 0
+    active: int = 0  # last heard from, ms since 1970
+    meta: dict[str, Any] = field(default_factory=dict)
+    pending: dict[int, Pending] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Saved:
+    """The reply of a request that is done, and what it was."""
+
+    digest: bytes
+    code: int
+    reply: bytes  # msgpack [result, text]
+
+
+@dataclass(slots=True)
+class Outbox:
+    """One outbox of a client: `high` is the last number done, `saved` the replies of floor…high."""
+
+    id: str
+    key: str
+    high: int = 0
+    floor: int = 1
+    saved: dict[int, Saved] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One key of shared state, without its value."""
+
+    key: str
+    ver: int
+    by: str  # name@host of the writer, as it was
+    project: str
+    ts: int
+    expires: int
+    size: int
+
+
+@dataclass(slots=True)
+class World:
+    """Everything a broker must know to go on."""
+
+    store: str
+    seq: int = 0
+    chain: bytes = bytes(16)
+    prune_before: int = 0
+    mailboxes: dict[str, Mailbox] = field(default_factory=dict)
+    outboxes: dict[str, Outbox] = field(default_factory=dict)
+    state: dict[str, Entry] = field(default_factory=dict)

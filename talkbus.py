@@ -1,0 +1,60 @@
+"""talkbus: the entry points of the two commands, and the only public module.
+
+The rooms beside it are called bus, agent and hooks, as packages of users' own projects may be. So before any of them
+is imported, whatever PYTHONPATH and the current folder put on the import path is taken off it. This is also the one
+place that composes the command line (agent) with the broker (bus.server): neither imports the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bus.config import Config, Home
+
+__version__ = "0.1.0"
+
+
+def main() -> None:
+    """The command `talkbus`; ends the process with its exit code."""
+    _ours_first()
+    from agent.cli.call import Call
+    from agent.cli.main import cli
+
+    cli.main(prog_name="talkbus", obj=Call(version=__version__, serve=_serve))
+
+
+def tap() -> None:
+    """The command `zmq-tap`; ends the process with its exit code."""
+    _ours_first()
+    from agent.cli.call import Call
+    from agent.cli.tap import tap as command
+
+    command.main(prog_name="zmq-tap", obj=Call(version=__version__, serve=_serve))
+
+
+def _serve(home: Home, config: Config) -> int:
+    """The broker in this process, until it is told to end."""
+    from bus.server import serve
+
+    return serve(home, config, version=__version__)
+
+
+def _ours_first() -> None:
+    """Drop from sys.path what PYTHONPATH and the current folder put there, but never this file's own folder."""
+    own = os.path.dirname(os.path.realpath(__file__))
+    kept = {own, os.path.dirname(os.path.realpath(os.__file__))}
+    foreign = {os.path.realpath(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place}
+    with contextlib.suppress(OSError):  # a folder that was removed: nothing can be imported from it
+        foreign.add(os.path.realpath(os.getcwd()))
+    foreign -= kept
+    sys.path[:] = [place for place in sys.path if place and os.path.realpath(place) not in foreign]
+    if own not in map(os.path.realpath, sys.path):
+        sys.path.insert(0, own)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,341 @@
+"""Variants that lack exactly one rule each, and how each is found: by seeds, or by a directed schedule where it is
+rare or another rule heals it in time (then a count or a state on the way shows it).
+"""
+
+from __future__ import annotations
+
+import time
+
+from agent import inbox, link, sending
+from bus import broker, deliveries, requests, sessions, wire
+from bus.ops import naming
+from tests import pair
+from tests.sim import directed, shells
+from tests.sim.app import AppSeat
+from tests.sim.faults import SimHub
+from tests.sim.mutation import Edit, Mutant
+
+
+class EagerHub(SimHub):
+    """Answers before it commits."""
+
+    def flush(self, crash: str = "") -> None:
+        hub_broker = self.alive
+        hub_broker.tick(self.bench.now)
+        batch = hub_broker.take()
+        self.speak(batch, len(batch.sends))
+        if crash == "before":
+            self.crash()
+            return
+        self.full = False
+        self.commit(batch)
+        if crash:
+            self.crash()
+
+
+class EagerAckSeat(AppSeat):
+    """Acknowledges before its ledger is on disk."""
+
+    def flush(self, crash: str = "") -> None:
+        batch = self.link.take(self.bench.now)
+        acks = [c for c in batch.sends if isinstance(c, wire.Ack)]
+        self.link.batch = batch
+        if not batch.connect and self.conn is not None and self.conn.ready:
+            for ack in acks:
+                self.post(ack)
+            batch.sends = [c for c in batch.sends if not isinstance(c, wire.Ack)]
+        super().flush(crash)
+
+
+class EagerTellSeat(AppSeat):
+    """Tells results before they are on disk."""
+
+    def flush(self, crash: str = "") -> None:
+        batch = self.link.take(self.bench.now)
+        for news in batch.news:
+            self.tell(news)
+        batch.news = []
+        self.link.batch = batch
+        super().flush(crash)
+
+
+_INBOX, _SENDING = inbox.Inbox, sending.Sending
+
+MUTANTS: dict[str, Mutant] = {
+    "reply not saved": Mutant(
+        "a repeated request is told that it was done, but not its result",
+        ("told another",),
+        (
+            Edit(
+                requests,
+                "_again",
+                "core.send(session.route, answer_again(q, saved, digest))",
+                "core.send(session.route, wire.Rep(q, 200))",
+            ),
+        ),
+    ),
+    "no digest comparison": Mutant(
+        "any request under a number that is done gets that number's reply",
+        ("told another", "told, not applied"),
+        (
+            Edit(requests, "answer_again", "saved.digest != digest", "False"),
+            Edit(requests, "_again", "saved.digest == digest", "True"),
+        ),
+    ),
+    "digest without id": Mutant(
+        "two equal requests of two copies of an outbox count as one",
+        edits=(Edit(wire, "digest", "[op, ident, args]", "[op, args]"),),
+        schedule=directed.two_copies_ask_the_same,
+    ),
+    "answer before commit": Mutant(
+        "REP leaves before the transaction is on disk", ("told, not applied", "told another"), hub=EagerHub, start=63
+    ),
+    "told before written": Mutant(
+        "the application hears a result that a crash takes back", ("told out of order",), seat=EagerTellSeat, start=6
+    ),
+    "rows settled out of order": Mutant(
+        "a reply beyond the lowest row is taken for an answer to all before it",
+        ("told another", "told, not applied"),
+        (
+            Edit(
+                _SENDING,
+                "settle",
+                """    if row > book.first:
+        if not self._deaf:
+            self._back(book.first)
+        return
+""",
+                """    while book.first < row:
+        self._batch().writes.append(SettleRow(book.first, rep.code, wire.pack(rep.result), rep.text, now))
+        self._batch().news.append(Settled(book.first, rep.code, rep.result, rep.text))
+        book.first += 1
+""",
+            ),
+        ),
+    ),
+    "no renumbering": Mutant(
+        "a broker restored from an older copy is asked for numbers it has not reached",
+        ("stuck",),
+        (
+            Edit(_SENDING, "stale", "return high < self._book.number(self._book.first) - 1", "return False"),
+            Edit(_SENDING, "connected", "if high < book.number(book.first) - 1:", "if False:"),
+        ),
+        start=19,
+    ),
+    "number before it not proved": Mutant(
+        "a copy whose first rows are refused has a later one done, and numbers it anew with the others",
+        ("applied twice",),
+        (Edit(requests, "request", "req.floor <= box.high and session.mine < box.high", "False"),),
+        seeds=1500,
+    ),
+    "next outbox id of its own": Mutant(
+        "the same database, restored twice, numbers its rows anew under two ids",
+        edits=(
+            Edit(
+                _SENDING,
+                "renumber",
+                'seed = f"{book.ob}/{book.number(row)}".encode()',
+                'seed = f"{book.ob}/{self.progress}".encode()',
+            ),
+        ),
+        schedule=directed.restored_twice,
+    ),
+    "replies dropped early": Mutant(
+        "the broker keeps the last reply only and does not look into its journal",
+        ("told another",),
+        (
+            Edit(requests, "_do", "floor = min(max(box.floor, req.floor), req.q)", "floor = req.q"),
+            Edit(
+                requests,
+                "_again",
+                "core.batch.sends.append(Recall(session.route, box.id, q, digest))",
+                "core.send(session.route, answer_again(q, None, digest))",
+            ),
+        ),
+    ),
+    "ledger by number": Mutant(
+        "what was shown is remembered by the number it had on its connection",
+        ("not shown", "never shown"),
+        (Edit(inbox.Letter, "key", "{self.msg.host}/{self.msg.id}", "{self.msg.host}/{self.msg.n}"),),
+    ),
+    "offering not written": Mutant(
+        "a message is handed out before the ledger says so",
+        ("shown twice unmarked",),
+        (Edit(_INBOX, "offer", "batch.writes.append(PutShown(key, self._book.ledger[key]))", "pass"),),
+        start=12,
+    ),
+    "ack before ledger": Mutant("ACK leaves before the ledger is on disk", ("ack before disk",), seat=EagerAckSeat),
+    "resync answered by anything": Mutant(
+        "after a gap the next message is taken, whatever it follows",
+        ("order",),
+        (
+            Edit(
+                _INBOX,
+                "take_in",
+                "elif msg.prev != self._got or self._resync_after >= 0:",
+                "elif msg.prev != self._got and self._resync_after < 0:",
+            ),
+        ),
+        seeds=1500,
+        start=25,
+    ),
+    "no resync": Mutant(
+        "a gap is seen, and nobody is told",
+        ("never shown",),
+        (Edit(_INBOX, "_resync", "self._batch().sends.append(wire.Ack([], resync=True))", "pass"),),
+    ),
+    "barrier: lost request": Mutant(
+        "PONG does not tell that a request was lost",
+        edits=(Edit(_SENDING, "compare", "self._back(done + 1)", "pass"),),
+        schedule=directed.lost_request,
+    ),
+    "barrier: lost reply": Mutant(
+        "PONG does not tell that a reply was lost",
+        edits=(Edit(_SENDING, "compare", "if book.first <= min(done, sent):", "if False:"),),
+        schedule=directed.lost_reply,
+    ),
+    "barrier: lost ack": Mutant(
+        "PONG does not tell that an ACK was lost",
+        edits=(Edit(_INBOX, "compare", 'self._owe(n, "injected", line.proof)', "pass"),),
+        schedule=directed.lost_ack,
+    ),
+    "barrier: lost message": Mutant(
+        "PONG does not tell that a message was lost",
+        edits=(Edit(_INBOX, "compare", "self._resync(pinged)\n            return", "continue"),),
+        schedule=directed.lost_message,
+    ),
+    "numbers of the mailbox": Mutant(
+        "deliveries are numbered by the mailbox, so an ACK that crosses a takeover fits another message",
+        ("not shown",),
+        (Edit(deliveries, "push", "session.pushed += 1", "session.pushed = n"),),
+        start=29,
+    ),
+    "same instance refused": Mutant(
+        "a session that comes back on a new connection is taken for a stranger",
+        ("parked by itself",),
+        (Edit(sessions, "hold", "elif mailbox.inst == session.inst and mailbox.inst:", "elif False:"),),
+    ),
+    "renamed unheard": Mutant(
+        "a session that lost the WELCOME of its new name comes back under the old one",
+        ("astray",),
+        (
+            Edit(
+                sessions,
+                "hold",
+                "if hello.term and (mailbox is None or mailbox.inst != session.inst) else None",
+                "if False else None",
+            ),
+            Edit(sessions, "occupy", "held_by(core, session) if rise else None", "None"),
+        ),
+        start=4,
+    ),
+    "loser not told": Mutant(
+        "who is displaced is neither told nor parked",
+        ("not holding",),
+        (Edit(sessions, "displace", "core.send(former.route, former.parked)", "former.parked = None"),),
+        start=7,
+    ),
+    "term does not rise": Mutant(
+        "a takeover keeps the term",
+        ("same term",),
+        (Edit(sessions, "occupy", "mailbox.term += 1 if rise else 0", "mailbox.term = mailbox.term or 1"),),
+        start=7,
+    ),
+    "expired in living hands": Mutant(
+        "the broker expires what a living session holds",
+        ("late truth",),
+        (Edit(deliveries, "expire", "if session is not None and n in session.open:", "if False:"),),
+        start=2,
+    ),
+    "late truth kept": Mutant(
+        "what was shown while nobody could be told is not reported",
+        ("late truth",),
+        (
+            Edit(
+                _INBOX, "connected", 'if line.state == "shown" and not line.told and key not in waiting:', "if False:"
+            ),
+        ),
+        seeds=1500,
+        start=9,
+    ),
+    "queries of an undone batch": Mutant(
+        "a full disk swallows queries",
+        edits=(
+            Edit(
+                broker,
+                "_asked",
+                'return ("QRY", command.r) if isinstance(command, wire.Done) else None',
+                "return None",
+            ),
+        ),
+        schedule=directed.full_disk_while_asking,
+    ),
+    "take without its term": Mutant(
+        "whoever takes gets it, also with a term that is over",
+        edits=(Edit(sessions, "hold", "elif hello.take != mailbox.term:", "elif not hello.take:"),),
+        schedule=directed.two_takers,
+    ),
+    "op take without its term": Mutant(
+        "the operation takes with any term",
+        edits=(Edit(naming, "take", 'req.args.get("term", 0) != wanted.term', 'not req.args.get("term", 0)'),),
+        schedule=directed.two_takers_by_operation,
+    ),
+    "not deaf before WELCOME": Mutant(
+        "a link in greeting takes replies of its former connection",
+        edits=(
+            Edit(
+                link.Link, "receive", "LINK[self.state]", 'LINK["open" if self.state == "greeting" else self.state]'
+            ),
+        ),
+        schedule=directed.old_reply_before_welcome,
+    ),
+    "socket used again": Mutant(
+        "frames of the former connection arrive on the new one",
+        edits=(
+            Edit(
+                shells.Seat,
+                "hang_up",
+                "self.bench.close(self.conn)",
+                "self.left_over = [i for i in self.conn.down if i[0] != 'lost']; self.bench.close(self.conn)",
+            ),
+            Edit(
+                pair.Bench,
+                "dial",
+                'conn.down.append(("connected", []))',
+                'conn.down.extend([("connected", []), *getattr(seat, "left_over", [])])',
+            ),
+        ),
+        schedule=directed.leftover_gone,
+    ),
+    "no chain after undo": Mutant(
+        "what was pushed in an undone batch is not pushed again (a PONG would heal it, a heartbeat later)",
+        edits=(Edit(broker.Broker, "undo", "deliveries.start_chain(core, session, mailbox)", "pass"),),
+        schedule=directed.full_disk_while_pushing,
+    ),
+    "not deaf after 412": Mutant(
+        "each 412 of a volley sends the volley again",
+        edits=(Edit(_SENDING, "complaint", "if not self._deaf:", "if True:"),),
+        schedule=directed.first_request_lost,
+    ),
+    "not deaf after a gap of replies": Mutant(
+        "each reply of a volley whose first was lost sends the volley again",
+        edits=(Edit(_SENDING, "settle", "if not self._deaf:", "if True:"),),
+        schedule=directed.first_reply_lost,
+    ),
+    "many resyncs": Mutant(
+        "every message after a gap asks for a resync",
+        edits=(Edit(_INBOX, "_resync", "if self._resync_after >= 0:", "if False:"),),
+        schedule=directed.first_message_lost,
+    ),
+}
+
+
+def report() -> int:
+    """Print how each mutant is found; 1 when one is not."""
+    missed = 0
+    for name, mutant in MUTANTS.items():
+        began = time.monotonic()
+        found = mutant.found()
+        missed += not found
+        print(f"{name:34} {time.monotonic() - began:6.1f} s  {found[:150] or 'NOT FOUND'}", flush=True)
+    return bool(missed)

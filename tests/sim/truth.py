@@ -1,0 +1,340 @@
+"""The checker: what really happened, kept apart from the code under test.
+
+It sees what was written to the databases, what the broker was given, what applications were told and what was shown,
+and says when that breaks a promise of PROTOCOL.md. It asks neither the broker nor a link what they believe, but for
+the last look after draining.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from agent.book import AddRow, PutShown
+from agent.book import Write as BookWrite
+from agent.effects import Finished, News, Parked, Settled
+from bus import wire
+from bus.effects import AddDelivery, AddOp, Batch, DropState, Move, MoveById, PutState, Send
+from tests.pair import Conn, Hub, Seat, Watch
+
+if TYPE_CHECKING:
+    from tests.sim.app import AppSeat
+
+
+class Violation(AssertionError):
+    """A promise was broken. `kind` is one of the words the mutants are told apart by."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A request as its application made it, and where: the seat with the life of its database."""
+
+    id: str
+    source: tuple[str, int]
+    row: int
+    op: str
+    args: dict[str, Any]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What the journal says of a row."""
+
+    code: int
+    result: dict[str, Any]
+    text: str
+
+
+@dataclass(slots=True)
+class Copy:
+    """One delivery in one mailbox, from the writes."""
+
+    msg: str
+    expires: int
+    steps: dict[str, int] = field(default_factory=dict)
+    settled: str = ""
+
+
+@dataclass(slots=True)
+class History:
+    """What the present database of the broker has gone through. A restored one goes back to its own."""
+
+    applied: dict[str, Applied] = field(default_factory=dict)
+    copies: dict[tuple[str, int], Copy] = field(default_factory=dict)
+    state: dict[str, tuple[int, int]] = field(default_factory=dict)  # key -> version, expires
+    terms: dict[str, tuple[int, str]] = field(default_factory=dict)  # mailbox -> term, inst
+
+
+@dataclass(slots=True)
+class Sight:
+    """One message before the eyes of one ledger's reader."""
+
+    times: int = 0
+    proven: bool = False  # the proof is on the agent's disk
+    doubt: bool = False  # the agent cannot know whether it was seen
+
+
+class Truth(Watch):
+    """Watches a bench. `only` names the kinds that count (for mutants); all of them when it is empty."""
+
+    def __init__(self, only: Sequence[str] = (), trace: list[str] | None = None) -> None:
+        self.only = frozenset(only)
+        self.trace = trace
+        self.history = History()
+        self.rows: dict[str, Row] = {}
+        self.forgotten: dict[str, list[Applied]] = {}
+        self.told: dict[str, tuple[int, dict[str, Any]]] = {}
+        self.sights: dict[tuple[int, str], Sight] = {}
+        self.offered: dict[tuple[int, str, tuple[str, int]], int] = {}
+        self.settling: dict[int, dict[str, None]] = {}  # ledger -> msgs shown from a query
+        self.excused: set[int] = set()  # queries whose frames were dropped one by one
+        self._fed: list[tuple[Conn, Any]] = []
+        self._was: dict[str, tuple[int, int]] = {}
+        self._numbers: dict[tuple[bytes, int], str] = {}
+        self.hub: Hub | None = None
+        self.restored = False
+        self.dropped_frames = 0
+
+    def fail(self, kind: str, text: str) -> None:
+        if not self.only or kind in self.only:
+            raise Violation(kind, text)
+
+    def note(self, text: str) -> None:
+        if self.trace is not None:
+            now = self.hub.bench.now if self.hub else 0
+            self.trace.append(f"{now % 10_000_000 / 1000:9.3f} {text}")
+
+    # -- frames ----------------------------------------------------------------------------------------------------
+
+    def up(self, seat: Seat, conn: Conn, command: Any) -> None:
+        if self.trace is not None:
+            self.note(f"  {seat.label} > {_brief(command)}")
+        if conn.hello is None and not isinstance(command, wire.Hello) and not any(conn.up):
+            self.fail("before hello", f"{seat.label} says {command} on a new connection")
+        if isinstance(command, wire.Ack) and command.as_ == "injected":
+            self._ack_on_disk(seat, conn, command)
+
+    def _ack_on_disk(self, seat: Seat, conn: Conn, ack: wire.Ack) -> None:
+        for first, last in ack.ranges:
+            for n in range(first, last + 1):
+                key = self._numbers.get((conn.route, n))
+                line = seat.outbox.ledger_line(key) if key else None
+                if key and (line is None or line.state != "shown"):
+                    self.fail("ack before disk", f"{seat.label} acknowledges {n}, its ledger has {line} for {key}")
+
+    def fed(self, conn: Conn, command: Any) -> None:
+        if self.trace is not None:
+            self.note(f"  broker < {conn.seat.label} {_brief(command)}")
+        self._fed.append((conn, command))
+
+    def down(self, conn: Conn, command: Any) -> None:
+        if self.trace is not None:
+            self.note(f"  broker > {conn.seat.label} {_brief(command)}")
+        if isinstance(command, wire.Msg):
+            self._numbers[conn.route, command.n] = f"{command.host}/{command.id}"
+
+    def taken(self, seat: Seat, conn: Conn, command: Any) -> None:
+        if self.trace is not None:
+            self.note(f"  {seat.label} < {_brief(command)}")
+
+    # -- the broker's disk -----------------------------------------------------------------------------------------
+
+    def dropped(self) -> None:
+        self._fed.clear()
+
+    def committed(self, batch: Batch) -> None:
+        now = self.hub.bench.now if self.hub else 0
+        fresh: dict[tuple[str, int], Copy] = {}
+        expiries = {row.id: row for row in self._requests()}
+        for write in batch.writes:
+            match write:
+                case AddOp():
+                    self._op(write)
+                case AddDelivery():
+                    row = expiries.get(write.msg)
+                    ttl = row.args.get("ttl", 0) if row else 0
+                    copy_ = Copy(write.msg, now + ttl if ttl else 0)
+                    fresh[write.mailbox, write.n] = self.history.copies[write.mailbox, write.n] = copy_
+                case Move():
+                    self._move(write, now)
+                case MoveById():
+                    for (mailbox, _), known in self.history.copies.items():
+                        if mailbox == write.mailbox and known.msg == write.msg:
+                            known.steps.setdefault(write.status, write.ts)
+                case PutState(entry):
+                    self._was[entry.key] = self.history.state.get(entry.key, (0, 0))
+                    self.history.state[entry.key] = (entry.ver, entry.expires)
+                case DropState(key):
+                    self.history.state.pop(key, None)
+        for sent in batch.sends:
+            if isinstance(sent, Send) and isinstance(sent.command, wire.Welcome):
+                self._welcome(sent.route, sent.command)
+        self._twice(fresh)
+        self._fed.clear()
+
+    def _requests(self) -> list[wire.Req]:
+        return [command for _, command in self._fed if isinstance(command, wire.Req)]
+
+    def _twice(self, fresh: dict[tuple[str, int], Copy]) -> None:
+        for (mailbox, n), made in fresh.items():
+            for (other, m), known in self.history.copies.items():
+                if other == mailbox and known.msg == made.msg and m != n:
+                    self.fail("applied twice", f"{made.msg} is in {mailbox} as {m} and {n}")
+
+    def _op(self, op: AddOp) -> None:
+        asked = [r for conn, r in self._fed if isinstance(r, wire.Req) and r.q == op.q and _ob(conn) == op.ob]
+        if not asked:
+            self.fail("made up", f"the journal has {op.ob[:4]} {op.q}, which nobody asked in this batch")
+            return
+        by_digest = [r for r in asked if wire.digest(r.op, r.id, r.args, r.body) == op.digest]
+        req = (by_digest or asked)[0]
+        result, text = wire.unpack(op.reply, 1 << 20)
+        if req.id in self.history.applied:
+            self.fail("applied twice", f"row {req.id} ({req.op}) was done again as {op.ob[:4]} {op.q}")
+        self.history.applied[req.id] = Applied(op.code, result, text)
+        if req.op == "state.set":
+            self._compare_and_set(op, req)
+
+    def _compare_and_set(self, op: AddOp, req: wire.Req) -> None:
+        """PutState of this request came before its AddOp, so what was there before is in `_was`."""
+        key = req.args["key"]
+        ver, expires = (self._was if op.code == 200 else self.history.state).get(key, (0, 0))
+        ver = 0 if expires and expires <= op.at else ver
+        if "ver" in req.args and (op.code == 200) != (ver == req.args["ver"]):
+            self.fail("compare and set", f"{req.args} got {op.code} at version {ver}")
+
+    def _move(self, move: Move, now: int) -> None:
+        known = self.history.copies.get((move.mailbox, move.n))
+        if known is None:
+            self.fail("made up", f"{move} of no delivery")
+            return
+        known.steps.setdefault(move.status, now)
+        if not move.settled:
+            return
+        if known.settled:
+            self.fail("made up", f"{move} of a delivery that is {known.settled}")
+        known.settled = move.status
+        if move.status == "injected" and not self._seen(known.msg):
+            self.fail("not shown", f"{known.msg} in {move.mailbox} is settled as shown; who says so never saw it")
+        if move.status == "expired" and (not known.expires or now < known.expires):
+            self.fail("early", f"{known.msg} expired at {now}, due at {known.expires}")
+
+    def _seen(self, msg: str) -> bool:
+        """Whether one of those who spoke in this batch has shown it, with proof."""
+        for seat in {id(conn.seat): conn.seat for conn, _ in self._fed}.values():
+            for ledger in getattr(seat, "ledgers", ()):
+                if any(s.proven for (led, key), s in self.sights.items() if led == ledger and key.endswith(msg)):
+                    return True
+                if msg in self.settling.get(ledger, {}):
+                    return True
+        return False
+
+    def _welcome(self, route: bytes, welcome: wire.Welcome) -> None:
+        conn = self.hub.bench.conns.get(route) if self.hub else None
+        if conn is None or conn.hello is None or conn.hello.mode != "hold":
+            return
+        inst = conn.hello.inst
+        term, holder = self.history.terms.get(welcome.id, (0, ""))
+        if welcome.term < term:
+            self.fail("term fell", f"{welcome.name} from {term} to {welcome.term}")
+        if welcome.term == term and holder not in ("", inst):
+            self.fail("same term", f"{welcome.name} term {term} for {holder} and {inst}")
+        self.history.terms[welcome.id] = (welcome.term, inst)
+
+    def restore(self, history: History) -> None:
+        """The broker's database is an older one from now on."""
+        for ident, applied in self.history.applied.items():
+            if ident not in history.applied:
+                self.forgotten.setdefault(ident, []).append(applied)
+        self.history = copy.deepcopy(history)
+        self.restored = True
+
+    # -- the agents ------------------------------------------------------------------------------------------------
+
+    def wrote(self, seat: AppSeat, writes: Sequence[BookWrite]) -> None:
+        """A batch of a link is on its disk."""
+        for write in writes:
+            if isinstance(write, AddRow):
+                args = wire.unpack(write.args)
+                self.rows[write.id] = Row(write.id, (seat.label, seat.ledger), write.row, write.op, args, write.body)
+                seat.ids[write.row] = write.id
+            elif isinstance(write, PutShown) and write.shown.state == "shown":
+                name = seat.names.get(write.ident, write.ident)
+                sight = self.sights.get((seat.ledger, name))
+                if sight is None or not sight.times:
+                    if not any((led, name) in self.sights for led in seat.ledgers):
+                        self.fail("not shown", f"the ledger of {seat.label} says {write.ident} was shown")
+                else:
+                    sight.proven = True
+
+    def news(self, seat: Seat, news: News) -> None:
+        if self.trace is not None and not isinstance(news, Finished):
+            self.note(f"  {seat.label} ! {_brief(news)}")
+        if isinstance(news, Settled):
+            self._settled(seat, news)
+        elif isinstance(news, Parked) and news.by.get("inst") == seat.profile.inst:
+            self.fail("parked by itself", f"{seat.label}: {news}")
+
+    def _settled(self, seat: Any, news: Settled) -> None:
+        ident = seat.ids[news.row]
+        if news.row <= seat.last_told:
+            self.fail("told out of order", f"{seat.label} row {news.row} after {seat.last_told}")
+        seat.last_told = news.row
+        possible = self.forgotten.get(ident, []) + [a for a in (self.history.applied.get(ident),) if a]
+        if not possible:
+            self.fail("told, not applied", f"{seat.label} row {news.row} ({ident}) was told {news.code}")
+        elif not any(a.code == news.code and a.result == news.result and a.text == news.text for a in possible):
+            self.fail("told another", f"{seat.label} row {news.row} {ident}: told {news}, applied {possible}")
+        self.told[ident] = (news.code, news.result)
+
+    # -- what is shown ---------------------------------------------------------------------------------------------
+
+    def offer(self, seat: AppSeat, key: str, msg: wire.Msg, ordered: bool) -> None:
+        """A message came into the hands of an application for the first time, or again."""
+        row = self.rows.get(msg.id)
+        if row is None or row.body != msg.body:
+            self.fail("another text", f"{seat.label} has {key} with {msg.body[:40]!r}, sent {row}")
+            return
+        mark = (seat.ledger, seat.origin.get(key, ""), row.source)
+        if ordered and key not in seat.known:
+            last = self.offered.get(mark, 0)
+            # What expired unshown before a crash comes once more, to expire again; it may be shown in that moment.
+            # What a restored broker does again may meet other names.
+            if row.row < last and not row.args.get("ttl") and not self.restored:
+                self.fail("order", f"{seat.label} is offered row {row.row} of {row.source} after {last}")
+            self.offered[mark] = max(last, row.row)
+        seat.known.add(key)
+
+    def show(self, seat: AppSeat, key: str, repeat: bool) -> None:
+        """A message is before somebody's eyes."""
+        self.note(f"  {seat.label} shows {key}{' (repeat)' if repeat else ''}")
+        sight = self.sights.setdefault((seat.ledger, key), Sight())
+        if sight.times and not repeat:
+            self.fail("shown twice unmarked", f"{seat.label} shows {key} again")
+        if sight.times and not sight.doubt:
+            self.fail("shown twice", f"{seat.label} shows {key} again, and nothing had happened")
+        sight.times += 1
+
+    def doubt(self, seat: AppSeat, key: str) -> None:
+        """The agent cannot know any more whether this was seen."""
+        sight = self.sights.get((seat.ledger, key))
+        if sight is not None and not sight.proven:
+            sight.doubt = True
+
+
+def _ob(conn: Conn) -> str:
+    return conn.hello.ob if conn.hello else ""
+
+
+def _brief(command: Any) -> str:
+    if isinstance(command, str):
+        return command
+    text = repr(command)
+    return text if len(text) <= 230 else text[:229] + "…"

@@ -1,0 +1,165 @@
+"""Every rule by which an attempt to deliver ends: pure, no client, no clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.delivery.flights import (
+    CLAIM_MS,
+    OVER_MS,
+    PROOF_MS,
+    SESSION_MS,
+    TRACE_MS,
+    WAIT,
+    Flight,
+    Verdict,
+    judge_hook,
+    judge_native,
+)
+from agent.delivery.maildir import Fate
+from agent.delivery.transcript import Seen
+from agent.inbox import Letter
+from bus.wire import Msg
+
+START = 1_000
+LATE = START + 10 * max(TRACE_MS, PROOF_MS, SESSION_MS, CLAIM_MS)
+
+
+def letter(ident: str) -> Letter:
+    return Letter(Msg(1, 0, ident, "alice", "f1", "vm", "bob", "task", 5), 0)
+
+
+def flight(path: str = "native") -> Flight:
+    return Flight([letter("a1"), letter("b2")], path, "cafe00", START, "session-1")
+
+
+def native(one: Flight, seen: Seen, now: int, session: str = "session-1") -> Verdict:
+    return judge_native(one, seen, now, session)
+
+
+def test_a_flight_knows_the_keys_of_its_letters() -> None:
+    assert flight().keys == ["vm/a1", "vm/b2"]
+
+
+# -- the session's own inbox -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("session", ["session-1", "session-2", ""])
+@pytest.mark.parametrize("now", [START, LATE])
+def test_a_request_that_was_answered_is_the_proof(session: str, now: int) -> None:
+    assert native(flight(), Seen.INJECTED, now, session) == Verdict("shown", "transcript")
+
+
+def test_a_line_that_left_the_queue_has_time_for_the_better_proof() -> None:
+    one = flight()
+    assert native(one, Seen.REMOVED, START + 5) is WAIT
+    assert native(one, Seen.REMOVED, START + 5 + PROOF_MS - 1) is WAIT
+    assert native(one, Seen.INJECTED, START + 5 + PROOF_MS - 1) == Verdict("shown", "transcript")
+    assert native(one, Seen.REMOVED, START + 5 + PROOF_MS) == Verdict("shown", "queue")
+
+
+def test_the_weaker_proof_counts_also_when_the_session_has_gone() -> None:
+    one = flight()
+    assert native(one, Seen.REMOVED, START, "") is WAIT
+    assert native(one, Seen.REMOVED, START + PROOF_MS, "session-2") == Verdict("shown", "queue")
+
+
+def test_a_dropped_line_comes_back_at_once_and_nobody_saw_it() -> None:
+    assert native(flight(), Seen.DROPPED, START) == Verdict("back", certain=True, blame=True)
+
+
+@pytest.mark.parametrize("seen", [Seen.ENQUEUED, Seen.HELD])
+def test_what_stands_in_the_queue_of_a_living_session_is_left_alone(seen: Seen) -> None:
+    one = flight()
+    for now in (START, START + TRACE_MS, START + PROOF_MS, LATE):
+        assert native(one, seen, now) is WAIT
+
+
+@pytest.mark.parametrize("session", ["", "session-2"])
+@pytest.mark.parametrize("seen", [Seen.ENQUEUED, Seen.HELD])
+def test_a_queue_ends_some_time_after_its_session(seen: Seen, session: str) -> None:
+    one = flight()
+    assert native(one, seen, LATE, session) is WAIT
+    assert native(one, seen, LATE + SESSION_MS - 1, session) is WAIT
+    assert native(one, seen, LATE + SESSION_MS, session) == Verdict("back")
+
+
+def test_a_session_that_was_gone_for_a_moment_only_begins_anew() -> None:
+    one = flight()
+    assert native(one, Seen.ENQUEUED, LATE, "") is WAIT
+    assert native(one, Seen.ENQUEUED, LATE + SESSION_MS - 1) is WAIT
+    assert native(one, Seen.ENQUEUED, LATE + SESSION_MS, "") is WAIT
+    assert native(one, Seen.ENQUEUED, LATE + 2 * SESSION_MS, "") == Verdict("back")
+
+
+def test_a_line_without_a_trace_did_not_arrive_and_its_path_is_to_blame() -> None:
+    one = flight()
+    assert native(one, Seen.NOTHING, START) is WAIT
+    assert native(one, Seen.NOTHING, START + TRACE_MS - 1) is WAIT
+    assert native(one, Seen.NOTHING, START + TRACE_MS) == Verdict("back", certain=False, blame=True)
+
+
+# -- the maildir -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fate", list(Fate))
+def test_the_transcript_stands_above_what_the_folder_says(fate: Fate) -> None:
+    assert judge_hook(flight("hook"), Seen.INJECTED, fate, LATE) == Verdict("shown", "transcript")
+
+
+def test_what_nobody_took_waits_for_ever() -> None:
+    one = flight("hook")
+    for now in (START, LATE, 10 * LATE):
+        assert judge_hook(one, Seen.NOTHING, Fate.WAITING, now) is WAIT
+
+
+def test_what_was_printed_has_time_for_the_better_proof() -> None:
+    one = flight("hook")
+    assert judge_hook(one, Seen.NOTHING, Fate.PRINTED, LATE) is WAIT
+    assert judge_hook(one, Seen.NOTHING, Fate.PRINTED, LATE + PROOF_MS - 1) is WAIT
+    assert judge_hook(one, Seen.NOTHING, Fate.PRINTED, LATE + PROOF_MS) == Verdict("shown", "hook-output")
+
+
+def test_what_was_printed_waits_while_its_turn_runs() -> None:
+    one = flight("hook")
+    for now in (LATE, LATE + PROOF_MS, 10 * LATE):
+        assert judge_hook(one, Seen.NOTHING, Fate.PRINTED, now, "runs") is WAIT
+
+
+def test_a_turn_that_ended_without_it_did_not_show_what_was_printed() -> None:
+    one = flight("hook")
+    assert judge_hook(one, Seen.NOTHING, Fate.PRINTED, LATE, "over") is WAIT
+    assert judge_hook(one, Seen.NOTHING, Fate.PRINTED, LATE + OVER_MS - 1, "over") is WAIT
+    assert judge_hook(one, Seen.NOTHING, Fate.PRINTED, LATE + OVER_MS, "over") == Verdict("back", certain=False)
+    assert judge_hook(one, Seen.INJECTED, Fate.PRINTED, LATE + OVER_MS, "over") == Verdict("shown", "transcript")
+
+
+def test_a_turn_that_begins_again_starts_the_wait_anew() -> None:
+    one = flight("hook")
+    assert judge_hook(one, Seen.NOTHING, Fate.PRINTED, LATE, "over") is WAIT
+    assert judge_hook(one, Seen.NOTHING, Fate.PRINTED, LATE + 1, "runs") is WAIT
+    assert judge_hook(one, Seen.NOTHING, Fate.PRINTED, LATE + OVER_MS, "over") is WAIT
+
+
+def test_a_hook_that_hangs_over_a_claim_may_have_shown_it() -> None:
+    one = flight("hook")
+    assert judge_hook(one, Seen.NOTHING, Fate.CLAIMED, LATE) is WAIT
+    assert judge_hook(one, Seen.NOTHING, Fate.CLAIMED, LATE + CLAIM_MS - 1) is WAIT
+    assert judge_hook(one, Seen.NOTHING, Fate.CLAIMED, LATE + CLAIM_MS) == Verdict("back", certain=False, blame=True)
+
+
+def test_a_claim_that_is_printed_later_is_no_trouble() -> None:
+    one = flight("hook")
+    assert judge_hook(one, Seen.NOTHING, Fate.CLAIMED, LATE) is WAIT
+    assert judge_hook(one, Seen.NOTHING, Fate.PRINTED, LATE + CLAIM_MS) is WAIT
+
+
+@pytest.mark.parametrize(
+    ("fate", "certain", "blame"), [(Fate.NOTICED, True, False), (Fate.LOST, False, True), (Fate.GONE, False, False)]
+)
+def test_what_was_not_printed_comes_back(fate: Fate, certain: bool, blame: bool) -> None:
+    assert judge_hook(flight("hook"), Seen.NOTHING, fate, START) == Verdict("back", certain=certain, blame=blame)
+
+
+def test_waiting_says_nothing() -> None:
+    assert Verdict("", "", False, False) == WAIT

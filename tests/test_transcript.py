@@ -1,0 +1,258 @@
+"""The proof in a transcript: its records in any order, the queue's, and a file that grows, turns over, is cut."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.delivery import transcript
+from agent.delivery.transcript import Follower, Parser, Seen, digest, scan
+from tests.e2e import transcript as bed
+
+WORDS = '<peer-message id="abc"'
+
+
+def line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"type": "user", "message": {"role": "user", "content": text}}
+
+
+def request(ident: str, *messages: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "api-request", "id": ident, "tail": [digest(m) for m in messages]}
+
+
+def answer(ident: str) -> dict[str, Any]:
+    return {"type": "assistant", "requestRef": ident, "message": {"role": "assistant", "content": "ok"}}
+
+
+def blob(message: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "api-request-blob", "hash": digest(message), "message": message}
+
+
+def queue(operation: str, content: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"type": "queue-operation", "operation": operation, **({"content": content} if content else {}), **more}
+
+
+def told(text: str) -> dict[str, Any]:
+    return {"type": "system", "subtype": "informational", "content": text}
+
+
+def parser(native: bool = True) -> Parser:
+    made = Parser()
+    made.watch("k", WORDS, native)
+    return made
+
+
+def after(*records: dict[str, Any], native: bool = True) -> Seen:
+    made = parser(native)
+    made.feed(map(line, records))
+    return made.seen("k")
+
+
+BODY = f'head\n{WORDS} from="x">\nhello é\n</peer-message>'
+
+
+@given(order=st.permutations(range(3)), as_blob=st.booleans())
+def test_the_three_records_prove_in_any_order(order: list[int], as_blob: bool) -> None:
+    message = {"role": "system" if as_blob else "user", "content": [{"type": "text", "text": BODY}]}
+    chain = [blob(message) if as_blob else {"type": "user", "message": message}, request("r", message), answer("r")]
+    made = parser()
+    for index in order[:2]:
+        made.feed([line(chain[index])])
+        assert made.seen("k") is Seen.NOTHING
+    assert made.feed([line(chain[order[2]])]) == {"k": Seen.INJECTED}
+    assert made.feed([line(chain[0])]) == {}
+
+
+def test_any_link_missing_proves_nothing() -> None:
+    message = user(BODY)["message"]
+    other = {"role": "user", "content": "other"}
+    assert after(user(BODY), request("r", message)) is Seen.NOTHING
+    assert after(user(BODY), answer("r")) is Seen.NOTHING
+    assert after(user(BODY), request("r", other), answer("r")) is Seen.NOTHING
+    assert after(user(BODY), request("r", message), answer("s")) is Seen.NOTHING
+    assert after(user(BODY), request("r", message), {"type": "assistant", "message": {}}) is Seen.NOTHING
+    spoken = {"role": "assistant", "content": [{"type": "text", "text": BODY}]}
+    assert after(blob(spoken), request("r", spoken), answer("r")) is Seen.NOTHING
+    called = {"role": "user", "content": [{"type": "tool_use", "input": {"x": BODY}}]}
+    assert after(blob(called), request("r", called), answer("r")) is Seen.NOTHING
+
+
+def test_the_result_of_a_tool_counts() -> None:
+    block = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": BODY}]}
+    message = {"role": "user", "content": [block]}
+    assert (
+        after({"type": "user", "message": message}, request("r", message), answer("r"), native=False) is Seen.INJECTED
+    )
+
+
+def test_the_digest_is_that_of_the_bed() -> None:
+    message = {"role": "user", "content": "é \ud800 </x>"}
+    assert digest(message) == bed.digest(message)
+    marked = {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]}
+    assert digest(marked) == digest({"role": "user", "content": "x"})
+
+
+def test_the_queue() -> None:
+    assert after(queue("enqueue", BODY)) is Seen.ENQUEUED
+    assert after(queue("enqueue", BODY), queue("remove", BODY, reason="absorbed_mid_turn")) is Seen.REMOVED
+    assert after(queue("enqueue", BODY), queue("remove", BODY)) is Seen.ENQUEUED
+    assert after(queue("enqueue", BODY), queue("dequeue")) is Seen.REMOVED
+    assert after(queue("enqueue", "the user's"), queue("enqueue", BODY), queue("dequeue")) is Seen.ENQUEUED
+    typed = [queue("enqueue", "x"), queue("enqueue", BODY), queue("remove", "x"), queue("dequeue")]
+    assert after(*typed) is Seen.REMOVED
+    assert after(queue("enqueue", BODY), native=False) is Seen.NOTHING
+    message = user(BODY)["message"]
+    chain = [queue("enqueue", BODY), user(BODY), request("r", message), answer("r"), queue("dequeue")]
+    assert after(*chain) is Seen.INJECTED
+
+
+def test_what_stood_in_the_queue_before_us_is_known() -> None:
+    made = Parser()
+    made.feed([line(queue("enqueue", "the user's"))])
+    made.watch("k", WORDS, native=True)
+    made.feed([line(queue("enqueue", BODY)), line(queue("dequeue"))])
+    assert made.seen("k") is Seen.ENQUEUED
+    made.feed([line(queue("dequeue"))])
+    assert made.seen("k") is Seen.REMOVED
+
+
+def test_dropped_and_held() -> None:
+    drop = told("Dropped a peer message from unknown: sender exceeded the peer message rate limit.")
+    held = told(f"Held peer message — from x; preview: «{WORDS} …» — not delivered to Claude (1 held).")
+    assert after(drop) is Seen.DROPPED
+    assert after(drop, native=False) is Seen.NOTHING
+    assert after(queue("enqueue", BODY), drop) is Seen.ENQUEUED
+    assert after(held) is Seen.HELD
+    assert after(told("Held peer message — from x; preview: «short»")) is Seen.HELD
+    assert after(held, queue("enqueue", BODY)) is Seen.ENQUEUED
+    assert after(told("something else")) is Seen.NOTHING
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"type":"api-request"}',
+        b'{"type":"api-request","id":1,"tail":3}',
+        b'{"type":"user","message":3}',
+        b"\xff\xfe",
+        b"[" * 100_000 + b'"api-request"',
+        b'{"type":"queue-operation","operation":"dequeue"}',
+        b'{"type":"queue-operation","content":{"a":1}}',
+        b'{"type":"assistant","requestRef":5}',
+        line({"type": "user", "message": {"role": "user", "content": [3, {"type": "text"}, BODY]}}),
+    ],
+)
+def test_garbage_is_passed_over(garbage: bytes) -> None:
+    made = parser()
+    assert made.feed([garbage]) == {}
+
+
+def test_unwatch_and_watch() -> None:
+    made = parser()
+    assert made.watching
+    made.unwatch("k")
+    assert not made.watching and made.seen("k") is Seen.NOTHING
+    with pytest.raises(ValueError, match="nothing"):
+        made.watch("k", "")
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    made = parser()
+    made.feed(line(request(f"r{n}")) for n in range(5000))
+    made.feed(line(answer(f"r{n}")) for n in range(5000))
+    assert len(made._tails) == len(made._answered) == transcript.KEPT
+
+
+# --- the file
+
+
+@given(pieces=st.lists(st.binary(min_size=1, max_size=30), max_size=20), seed=st.integers(0, 99))
+def test_whole_lines_come_once_however_they_are_written(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], seed: int
+) -> None:
+    path = tmp_path_factory.mktemp("t") / "x.jsonl"
+    path.write_bytes(b"before\n")
+    follower = Follower()
+    assert follower.follow(0, path) and not follower.follow(0, path)
+    dice, seen, data = random.Random(seed), [], b"".join(pieces)
+    for piece in pieces:
+        with open(path, "ab") as file:
+            file.write(piece)
+        if dice.random() < 0.6:
+            seen += follower.poll(0)
+    seen += follower.poll(0)
+    assert seen == [part for part in data.split(b"\n")[:-1] if part]
+
+
+def test_another_file_is_read_from_its_start_and_the_left_one_to_its_end(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"old\n")
+    follower = Follower()
+    follower.follow(0, first)
+    second.write_bytes(b"one\n")
+    assert follower.follow(1000, second) and follower.path == second
+    with open(first, "ab") as file:
+        file.write(b"late\n")
+    assert follower.poll(2000) == [b"late", b"one"]
+    with open(first, "ab") as file:
+        file.write(b"too late\n")
+    assert follower.poll(1000 + transcript.GRACE_MS) == []
+
+
+def test_the_first_file_of_a_new_session_is_read_from_its_start(tmp_path: Path) -> None:
+    follower = Follower()
+    assert not follower.follow(0, None) and follower.poll(0) == []
+    path = tmp_path / "a"
+    path.write_bytes(b"one\n")
+    assert follower.follow(0, path) and follower.poll(0) == [b"one"]
+
+
+def test_a_file_that_is_cut_replaced_or_gone(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"one\n")
+    follower = Follower()
+    follower.follow(0, path)
+    path.write_bytes(b"2\n")
+    assert follower.poll(0) == [b"2"]
+    path.unlink()
+    assert follower.poll(0) == []
+    (tmp_path / "b").write_bytes(b"three three\n")
+    (tmp_path / "b").rename(path)
+    assert follower.poll(0) == [b"three three"]
+
+
+def test_a_line_too_long_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcript, "LINE_MAX", 100)
+    monkeypatch.setattr(transcript, "TURN_MAX", 64)
+    path = tmp_path / "a"
+    path.write_bytes(b"")
+    follower = Follower()
+    follower.follow(0, path)
+    path.write_bytes(b"x" * 1000 + b"\nshort\n")
+    seen: list[bytes] = []
+    for _ in range(20):
+        seen += follower.poll(0)
+    assert seen == [b"short"]
+
+
+def test_scan_looks_back(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    message = user(BODY)["message"]
+    path.write_bytes(b"".join(line(r) + b"\n" for r in (user(BODY), request("r", message), answer("r"))))
+    assert scan(path, [("k", WORDS), ("n", "nothing of it")]) == {"k": Seen.INJECTED, "n": Seen.NOTHING}
+    assert scan(tmp_path / "none", [("k", WORDS)]) == {"k": Seen.NOTHING}
+    assert scan(path, []) == {}
