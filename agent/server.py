@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import mcp_types as types
     from mcp.server import ServerRequestContext
 
+    from agent.delivery.channel import Channel
     from agent.delivery.ladder import Ladder
     from agent.delivery.piggyback import Call
     from agent.delivery.stdio import Fate
@@ -89,6 +90,7 @@ class Agent:
         self._unsettled: set[asyncio.Future[None]] = set()
         self._leave = asyncio.Event()
         self._ladder: Ladder | None = None
+        self._channel: Channel | None = None
 
     async def serve(self, wire: tuple[int, int]) -> None:
         """Answer the client until one of the reasons to leave."""
@@ -96,13 +98,18 @@ class Agent:
         with contextlib.suppress(NotImplementedError):  # Windows
             for number in ENDINGS:
                 loop.add_signal_handler(number, self._leave.set)
+        from agent.delivery.channel import CAPABILITIES
         from agent.delivery.stdio import Reader, Writer
 
         climbing = await self._climb()
         server = self._server()
-        reader = Reader(wire[0])
+        channel = self._channel
+        reader = Reader(wire[0], channel.takes if channel else None)
         writer = Writer(wire[1], reader, self._answered)
-        serving = asyncio.create_task(server.run(reader, writer, server.create_initialization_options()))
+        if channel is not None:
+            channel.attach(writer.send)
+        options = server.create_initialization_options(experimental_capabilities=CAPABILITIES if channel else None)
+        serving = asyncio.create_task(server.run(reader, writer, options))
         reasons = {serving, asyncio.create_task(self._leave.wait()), asyncio.create_task(self._orphaned())}
         await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
         for task in reasons:
@@ -124,15 +131,19 @@ class Agent:
         client = find_client(self._environ)
         if client is None:
             return None
+        from agent.delivery.channel import Channel
         from agent.delivery.ladder import Ladder
 
         session = self._session
+        self._channel = Channel() if self._config.delivery_channel else None
         try:
-            self._ladder = Ladder(session, self._home, self._config, self._environ, client, self._asks.reserved)
+            self._ladder = Ladder(
+                session, self._home, self._config, self._environ, client, self._asks.reserved, self._channel
+            )
             await self._ladder.recover()
         except (BusError, OSError) as error:
             log.error("messages cannot be delivered into the session: %s", error)
-            self._ladder = None
+            self._ladder = self._channel = None
             return None
         return asyncio.create_task(self._ladder.run())
 

@@ -177,6 +177,7 @@ SETTINGS: Mapping[str, Setting] = {
         Setting("limits.burst", 600, "requests one session may send at once", low=1),
         Setting("prune.days", 30, "days that settled messages are kept", low=1, high=36_500),
         Setting("delivery.native", True, "deliver through the session's own inbox where there is one"),
+        Setting("delivery.channel", False, "push by channel where nothing else wakes; the client has a switch, too"),
         Setting("history.share", True, "let sessions on this machine read what was said in each other"),
         Setting("history.raw", False, "let them read it with secrets, when asked to"),
     )
@@ -197,6 +198,7 @@ class Config:
     limits_burst: int
     prune_days: int
     delivery_native: bool
+    delivery_channel: bool
     history_share: bool
     history_raw: bool
     origins: MappingProxyType[str, Origin]

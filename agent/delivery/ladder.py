@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from agent import render
 from agent.delivery import clientfile, native, recovery, transcript
@@ -29,6 +29,9 @@ from agent.statusline import StatusFile
 from bus.config import Config, Home
 from bus.errors import BusError, StoreError, Unreachable
 from bus.processes import start_time
+
+if TYPE_CHECKING:
+    from agent.delivery.channel import Channel
 
 T = TypeVar("T")
 log = logging.getLogger("talkbus.agent")
@@ -51,9 +54,10 @@ class Ladder:
         environ: Mapping[str, str],
         client: int,
         reserved: Callable[[Letter], bool],
+        channel: Channel | None = None,
     ) -> None:
         """ConfigError when the maildir cannot be made. `client` is the pid of the client."""
-        self._session, self._reserved = session, reserved
+        self._session, self._reserved, self._channel = session, reserved, channel
         self._loop = session.loop
         self._config_dir = clientfile.config_dir(environ)
         self._token = environ.get("CLAUDE_CODE_MESSAGING_TOKEN", "")
@@ -138,12 +142,15 @@ class Ladder:
                 await self._take_back()
 
     def path(self) -> str:
-        """How this session can be reached, best first: "native", "rewake", "hooks" or "tools"."""
+        """How this session can be reached, best first: "native", "rewake", "channel", "hooks" or "tools"."""
         if self._native_open(self._now()):
             return "native"
-        if self._maildir.hooked():
-            return "rewake" if self._maildir.waiter else "hooks"
-        return "tools"
+        hooked = self._maildir.hooked()
+        if hooked and self._maildir.waiter:
+            return "rewake"
+        if self._channel is not None and self._channel.open():
+            return "channel"
+        return "hooks" if hooked else "tools"
 
     # -- one look --------------------------------------------------------------------------------------------------
 
@@ -200,14 +207,29 @@ class Ladder:
         return path if path and os.path.exists(path) else ""
 
     async def _deliver(self, waiting: Sequence[Letter], now: int) -> None:
-        if self._native_open(now):
+        path = self.path()
+        if path == "native":
             self._lines = [at for at in self._lines if now - at < native.EVERY_MS]
             gathered = not self._lines or now - self._lines[-1] >= GATHER_MS * (len(self._lines) - 1)
             if gathered and self._pacer.ready_at(now) <= now:
                 await self._take_back(notes_only=True)
                 await self._post(await self._call(self._waiting), now)
+        elif path == "channel":
+            await self._push(waiting, now)
         elif self._maildir.hooked():
             await self._leave_for_hook(waiting, now, task=True)
+
+    async def _push(self, waiting: Sequence[Letter], now: int) -> None:
+        """One notification at a time: the next one goes when this one's fate is known."""
+        if self._channel is None or any(flight.path == "channel" for flight in self._flights):
+            return
+        await self._take_back()
+        letters, left = await self._offer(await self._call(self._waiting), NATIVE_BUDGET, "channel")
+        if not letters:
+            return
+        flight = self._begin(letters, "channel", now)
+        self._parser.watch(flight.nonce, flight.nonce, native=True)
+        await self._channel.push(f"{self._text(letters, left, NATIVE_BUDGET)}\n\n(talkbus delivery {flight.nonce})")
 
     async def _post(self, waiting: Sequence[Letter], now: int) -> None:
         """One line with all that fits."""
@@ -267,7 +289,7 @@ class Ladder:
 
     async def _judge(self, flight: Flight, now: int) -> None:
         seen = self._parser.seen(flight.nonce)
-        if flight.path == "native":
+        if flight.path != "hook":
             verdict = judge_native(flight, seen, now, self._info.id if self._info else "")
         else:
             verdict = judge_hook(flight, seen, self._maildir.box.fate(flight.name), now, self._turn_state())
@@ -288,6 +310,11 @@ class Ladder:
             await self._back(flight.keys, verdict.certain)
         if verdict.blame and flight.path == "native":
             self._native_rests_until = now + REST_MS
+        if flight.path == "channel" and self._channel is not None:
+            if verdict.blame:
+                self._channel.failed()
+            elif verdict.end == "shown":
+                self._channel.worked()
         if flight.name:
             self._maildir.box.forget(flight.name)
         self._parser.unwatch(flight.nonce)

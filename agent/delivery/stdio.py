@@ -49,8 +49,10 @@ def take_over() -> tuple[int, int]:
 class Reader:
     """Lines of stdin as messages; what is none comes as an exception, as the SDK expects it."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, takes: Callable[[object], bool] | None = None) -> None:
+        """`takes` looks at every message first, and keeps those for which it answers True."""
         self._descriptor = descriptor
+        self._takes = takes
         self._loop = asyncio.get_running_loop()
         self._lines: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.ended = threading.Event()
@@ -85,9 +87,11 @@ class Reader:
                 raise anyio.EndOfStream
             if line.strip():
                 try:
-                    return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
+                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
                 except ValueError as error:
                     return error
+                if self._takes is None or not self._takes(message):
+                    return SessionMessage(message)
 
     def __aiter__(self) -> Self:
         return self

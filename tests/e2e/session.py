@@ -50,8 +50,8 @@ class Home:
             folder.mkdir(parents=True)
         self.tuis: list[Tui] = []
         self.prints: list[subprocess.Popen[str]] = []
-        self._state({"hasCompletedOnboarding": True, "hasSeenAutoDefaultNudge": True, "projects": {}})
-        self._state({"customApiKeyResponses": {"approved": [KEY], "rejected": []}})
+        self.state(hasCompletedOnboarding=True, hasSeenAutoDefaultNudge=True, projects={})
+        self.state(customApiKeyResponses={"approved": [KEY], "rejected": []})
         self.settings(permissions={"defaultMode": "default", "allow": ["Bash"]})
         self.settings(skipDangerousModePermissionPrompt=True)  # a dialog at each start in bypassPermissions
 
@@ -77,14 +77,15 @@ class Home:
         folder = self.root / name
         folder.mkdir(exist_ok=True)
         projects = json.loads((self.path / ".claude.json").read_text())["projects"]
-        self._state({"projects": {**projects, str(folder): {"hasTrustDialogAccepted": True}}})
+        self.state(projects={**projects, str(folder): {"hasTrustDialogAccepted": True}})
         return folder
 
     def settings(self, **given: Any) -> None:
         """Set keys of the user's settings.json, e.g. hooks=… or permissions=…; other keys stay."""
         _merge(self.path / ".claude" / "settings.json", given)
 
-    def _state(self, given: Json) -> None:
+    def state(self, **given: Any) -> None:
+        """Set keys of the client's own state, .claude.json; other keys stay. Before the first session."""
         _merge(self.path / ".claude.json", given)
 
     def environment(self, cwd: Path, label: str, extra: Mapping[str, str | None]) -> dict[str, str]:
