@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from agent import settings_hooks
 from agent.cli import install_checks
+from agent.cli.broker import config
 from agent.cli.call import Call
 from agent.cli.doctor import doctor
 from agent.cli.install import install
@@ -280,3 +281,14 @@ def test_how_each_living_session_is_reached(world: World) -> None:
     found = world.look()
     assert set(found) == {"session web", "session ops"}
     assert "nothing wakes it" in found["session web"][0] and "is not on the bus" in found["session ops"][0]
+
+
+def test_the_channel_says_what_else_it_needs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.install()
+    monkeypatch.setenv("DISABLE_TELEMETRY", "1")
+    assert world.look() == {}
+    assert CliRunner().invoke(config, ["set", "delivery.channel", "true"], obj=Call()).exit_code == 0
+    assert "DISABLE_TELEMETRY" in world.look()["channel"][0]
+    monkeypatch.delenv("DISABLE_TELEMETRY")
+    assert world.look() == {}
+    assert "dangerously-load-development-channels" in CliRunner().invoke(doctor, [], obj=Call(version="1")).stdout

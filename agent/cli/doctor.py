@@ -68,6 +68,8 @@ def examine(call: Call) -> Iterator[Check]:
         yield from _broker(call)
     yield from client(call.config.claude_bin if usable else "")
     yield from installed(os.environ, Path.cwd())
+    if usable and call.config.delivery_channel:
+        yield _channel()
 
 
 def _runtime() -> Iterator[Check]:
@@ -200,6 +202,15 @@ def _sessions(call: Call, peers: list[dict[str, Any]]) -> Iterator[Check]:
             yield Check(name, "ok", f"is woken by {wake}")
         else:
             yield Check(name, "warn", "nothing wakes it; it sees mail when it next does something", "talkbus install")
+
+
+def _channel() -> Check:
+    """What a user who switched it on has to do besides; whether a client listens shows only when a message goes."""
+    off = [name for name in ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "DISABLE_TELEMETRY") if os.environ.get(name)]
+    if off:
+        return Check("channel", "warn", f"{', '.join(off)} is set, and the client then has no channels", "unset it")
+    start = "claude --dangerously-load-development-channels server:talkbus"
+    return Check("channel", "ok", f"on, for sessions that were started with: {start}")
 
 
 def _from_error(name: str, error: BusError) -> Check:

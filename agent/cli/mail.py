@@ -80,7 +80,8 @@ def send(call: Call, /, as_json: bool, kind: str | None, note: bool, exclude: Se
         _show(told, outcome)
     failed = [row for row in told["to"] if row["status"] == "refused"]
     for row in failed:
-        exits.told(f"{row['name']}: {row.get('text') or row['code']}")
+        hint = " (--new opens a mailbox for it)" if row["code"] == 404 else ""
+        exits.told(f"{row['name']}: {row.get('text') or row['code']}{hint}")
     return exits.REFUSED if failed or told["status"] == "refused" else exits.DONE
 
 
