@@ -139,7 +139,7 @@ def test_a_refused_recipient_is_exit_1_with_its_reason(script: Script) -> None:
     result = run(script, "send", "api,apy", "hi", "--json")
     assert result.exit_code == exits.REFUSED
     assert json.loads(result.stdout)["status"] == "refused"
-    assert result.stderr == "error: apy: nobody is called 'apy'\n"
+    assert result.stderr == "error: apy: nobody is called 'apy' (--new opens a mailbox for it)\n"
 
 
 def test_a_send_refused_as_a_whole(script: Script) -> None:

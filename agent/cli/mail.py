@@ -80,7 +80,8 @@ def send(call: Call, /, as_json: bool, kind: str | None, note: bool, exclude: Se
         _show(told, outcome)
     failed = [row for row in told["to"] if row["status"] == "refused"]
     for row in failed:
-        hint = " (--new opens a mailbox for it)" if row["code"] == 404 else ""
+        unknown = row["code"] == 404 and not {"@", "*"} & set(row["name"])
+        hint = " (--new opens a mailbox for it)" if unknown else ""
         exits.told(f"{row['name']}: {row.get('text') or row['code']}{hint}")
     return exits.REFUSED if failed or told["status"] == "refused" else exits.DONE
 
