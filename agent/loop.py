@@ -220,6 +220,7 @@ class Loop:
         for frames in connection.frames(0 if down is not None else FRAMES_A_TURN):
             link.receive(now, frames)
         if down is not None:
+            self._dialer.refused(now, down)
             link.lost(now, down)
 
     def _send(self, link: Link, sends: list[wire.Command | SendRow], now: int) -> None:

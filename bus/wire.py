@@ -33,6 +33,8 @@ HEARTBEAT_MS = 5000
 LEASE_MS = 15000
 WELCOME_WAIT_MS = 2000
 RECEIPT_IDS = 64
+ENROL_MS = 600000
+ENROL_TRIES = 5
 
 LIMITS = {name: value for name, value in list(globals().items()) if name.isupper() and isinstance(value, int)}
 
@@ -90,6 +92,12 @@ class Ping:
 @dataclass(frozen=True, slots=True)
 class Bye:
     leave: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Enroll:
+    token: str = field(repr=False)
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +188,7 @@ class Gone:
 
 
 Command = (
-    Hello | Req | Ack | Qry | Ping | Bye | Welcome | Rep | Msg | Part | Done | Pong | Err | Gone
+    Hello | Req | Ack | Qry | Ping | Bye | Enroll | Welcome | Rep | Msg | Part | Done | Pong | Err | Gone
 )  # every command of the table
 
 
@@ -268,6 +276,7 @@ COMMANDS: dict[str, Spec] = {
         _spec(Qry, "C"),
         _spec(Ping, "C"),
         _spec(Bye, "C"),
+        _spec(Enroll, "E"),
         _spec(Welcome, "S"),
         _spec(Rep, "S", "optional"),
         _spec(Msg, "S", "optional"),
