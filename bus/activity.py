@@ -163,15 +163,15 @@ def _machines(core: Core, session: Session, qry: wire.Qry) -> None:
     """The roll, without keys; and to owners the invitation that is open, without its token."""
     roll = core.roll
     for public, one in sorted(roll, key=lambda entry: (entry[0] != roll.own, entry[1].label)):
-        sessions = sum(1 for s in core.sessions.values() if s.who.key == public)
+        held = sum(1 for s in core.sessions.values() if s.who.key == public and s.holds)
         active = [m.active for m in core.world.mailboxes.values() if m.key == public]
         value = {
             "host": one.label,
             "role": one.role,
             "fingerprint": fingerprint(public),
             "since": one.since,
-            "sessions": sessions,
-            "last_active": core.now if sessions else max(active, default=0),
+            "sessions": held,
+            "last_active": core.now if held else max(active, default=0),
             "hub": public == roll.own,
             "you": public == session.who.key,
         }

@@ -34,7 +34,7 @@ PURE = {
     *(f"bus.{name}" for name in "requests activity broker ops ops.kinds ops.mail ops.naming ops.state".split()),
     *(
         f"bus.{name}"
-        for name in "ops.upkeep ops.machines store_writes roll z85 enrolment pairing invitations".split()
+        for name in "ops.upkeep ops.machines store_writes roll z85 enrolment pairing invitations plain".split()
     ),
     *(f"agent.{name}" for name in "book effects sending inbox link".split()),
 }

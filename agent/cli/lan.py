@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from agent.cli import exits, lan_join, show
-from agent.cli.call import Call, as_json, fetch, pass_call
+from agent.cli.call import Call, as_json, pass_call
+from agent.cli.lan_hub import (
+    EVERYWHERE,
+    HERE,
+    by_whom,
+    enrolment_port_of,
+    loopback,
+    machines,
+    own_bus,
+    port_of,
+    reachable,
+    rebound,
+    way_here,
+)
 
-if TYPE_CHECKING:
-    from bus.daemon import Record
-
-PORT_S = 5.0
-OPEN = "*"
-CLOSED = "127.0.0.1"
 ROLES = ("owner", "member", "observer")
 
 
@@ -41,7 +48,9 @@ lan.add_command(lan_join.find)
 
 
 @lan.command("up")
-@click.option("--bind", default=OPEN, show_default=True, metavar="ADDRESS", help="Listen here; '*' is everywhere.")
+@click.option(
+    "--bind", default=EVERYWHERE, show_default=True, metavar="ADDRESS", help="Listen here; '*': everywhere."
+)
 @click.option("--port", type=click.IntRange(1, 65534), metavar="P", help="First of two ports; else as it is now.")
 @click.option("--announce/--no-announce", default=None, help="Let 'lan find' find it (mDNS); off until asked for.")
 @as_json
@@ -68,11 +77,11 @@ def up(call: Call, bind: str, port: int | None, announce: bool | None, as_json: 
     record = ensure_broker(call.home)
     if read_keys(call.home).public != record.key:
         raise LocalError("the broker runs with another key than the one on disk (talkbus down && talkbus up)")
-    wanted = {"bind": bind, "port": str(port or _port_of(record))}
+    wanted = {"bind": bind, "port": str(port or port_of(record))}
     if announce is not None:
         wanted["lan.announce"] = str(announce).lower()
     rebound(call, wanted)
-    told = _reachable(call)
+    told = reachable(call)
     if as_json:
         show.document(told)
         return
@@ -83,7 +92,7 @@ def up(call: Call, bind: str, port: int | None, announce: bool | None, as_json: 
             ("address", listed),
             ("fingerprint", told["fingerprint"]),
             ("reachable", f"port {told['port']} (sessions) and {told['events']} (activity), nothing else"),
-            ("by whom", _by_whom(told["machines"])),
+            ("by whom", by_whom(told["machines"])),
             ("next", "talkbus lan invite"),
         ]
     )
@@ -106,14 +115,14 @@ def down(call: Call, as_json: bool) -> None:
     own_bus(call)
     was = load(call.home).bind
     if published(call.home) is not None:
-        rebound(call, {"bind": CLOSED, "lan.announce": "false"})
+        rebound(call, {"bind": HERE, "lan.announce": "false"})
     else:
-        set_value(call.home, "bind", CLOSED)
+        set_value(call.home, "bind", HERE)
         set_value(call.home, "lan.announce", "false")
     if as_json:
-        show.document({"open": False, "was_open": not _loopback(was)})
+        show.document({"open": False, "was_open": not loopback(was)})
     else:
-        click.echo("the bus listens on this machine only" + (" (it did before)" if _loopback(was) else ""))
+        click.echo("the bus listens on this machine only" + (" (it did before)" if loopback(was) else ""))
 
 
 @lan.command("invite")
@@ -159,13 +168,13 @@ def invite(
         click.echo("no invitation is open any more")
         return exits.DONE
     given, given_port = address(host) if host else ("", 0)
-    where, ports, key = _way_here(call, given)
+    where, ports, key = way_here(call, given)
     token = secrets.token_hex(TOKEN_SIZE)
     args: dict[str, Any] = {"digest": digest(token).hex(), "role": role, "ttl": int(minutes * 60_000)}
     if label:
         args["label"] = label
     call.person.do("lan.invite", args)
-    bound = _enrolment_port(call)
+    bound = enrolment_port_of(call)
     session = port or given_port or ports[0]
     events = events_port or (ports[1] if session == ports[0] else session + 1)
     line = Line(given or where, session, events, enrolment_port or bound, key, token).text()
@@ -244,143 +253,6 @@ def role(call: Call, host: str, role: str, as_json: bool) -> None:
         show.document({"host": result["host"], "role": result["role"]})
     else:
         click.echo(show.safe(f"{result['host']} is {result['role']} now"))
-
-
-# -- what they share -------------------------------------------------------------------------------------------------
-
-
-def own_bus(call: Call) -> None:
-    """LocalError on a machine that uses another one's bus: there is nothing to open here."""
-    from bus.errors import LocalError
-
-    hub = call.hub
-    if hub is not None:
-        raise LocalError(
-            f"this machine uses the hub at {hub.host}:{hub.port} (run this there, or: talkbus lan leave)"
-        )
-
-
-def machines(call: Call) -> list[dict[str, Any]]:
-    """The rows of the query. Unreachable, Refused."""
-    with call.view() as view:
-        return [value for value, _ in fetch(view, "machines", {})]
-
-
-def rebound(call: Call, values: dict[str, str]) -> None:
-    """Set these and have the broker run with them. When it does not come up with them, all is set back."""
-    from bus.config import load, set_value
-    from bus.daemon import clear_stop, ensure_broker, stop_broker
-    from bus.errors import BusError, LocalError
-
-    before = load(call.home)
-    for name in values:
-        if before.origin(name) == "environment" and str(before.value(name)) != values[name]:
-            raise LocalError(
-                f"{name} is set by the environment, which goes before config.toml (unset it, then again)"
-            )
-    former = {name: str(before.value(name)).lower() for name in values}
-    if former == values:
-        return
-    for name, value in values.items():
-        set_value(call.home, name, value)
-    stop_broker(call.home)
-    clear_stop(call.home)
-    try:
-        ensure_broker(call.home)
-    except BusError:
-        for name, value in former.items():
-            set_value(call.home, name, value)
-        ensure_broker(call.home)
-        raise
-
-
-def addresses(wanted: str) -> list[str]:
-    """The addresses at which others may reach a broker that listens at `wanted`; those of a LAN first."""
-    import psutil  # type: ignore[import-untyped]
-
-    if wanted not in (OPEN, "0.0.0.0", "::", "[::]"):
-        return [wanted]
-    four, six = [], []
-    for entries in psutil.net_if_addrs().values():
-        for entry in entries:
-            text = str(entry.address)
-            if entry.family.name == "AF_INET" and not text.startswith("127."):
-                four.append(text)
-            elif (
-                entry.family.name == "AF_INET6" and wanted in ("::", "[::]") and not text.startswith(("::1", "fe80"))
-            ):
-                six.append(text)
-    return sorted(four, key=lambda a: not a.startswith(("192.168.", "10.", "172."))) + six
-
-
-def _loopback(bind: str) -> bool:
-    return bind.startswith("127.") or bind in ("localhost", "::1", "[::1]", "lo")
-
-
-def _port_of(record: Record) -> int:
-    return int(record.router.rpartition(":")[2])
-
-
-def _reachable(call: Call) -> dict[str, Any]:
-    """What `lan up` tells. LocalError when the broker does not listen as it was told to."""
-    from bus.errors import LocalError
-
-    listed = [row for row in machines(call) if "host" in row]
-    own = next(row for row in listed if row["hub"])
-    bind, _, port = str(own["listens"]).rpartition(":")
-    if _loopback(bind):
-        raise LocalError(
-            f"the broker listens at {bind} only, as its environment says (unset TALKBUS_BIND, and again)"
-        )
-    return {
-        "host": own["host"],
-        "listens": own["listens"],
-        "addresses": addresses(bind),
-        "port": int(port),
-        "events": int(port) + 1,
-        "fingerprint": own["fingerprint"],
-        "machines": len(listed) - 1,
-    }
-
-
-def _by_whom(number: int) -> str:
-    paired = {0: "no machine is paired yet", 1: "one machine is paired"}.get(number, f"{number} machines are paired")
-    return f"paired machines only; {paired}"
-
-
-def _way_here(call: Call, given: str) -> tuple[str, tuple[int, int], str]:
-    """Host, the two ports and the key of the hub, as another machine wants them."""
-    from bus.daemon import ensure_broker
-    from bus.errors import LocalError
-
-    hub = call.hub
-    if hub is not None:
-        return hub.host.strip("[]"), (hub.port, hub.events or hub.port + 1), hub.key
-    record = ensure_broker(call.home)
-    own = next(row for row in machines(call) if row.get("hub"))
-    bind = str(own["listens"]).rpartition(":")[0]
-    if _loopback(bind) and not given:
-        raise LocalError("the bus listens on this machine only (talkbus lan up)")
-    found = [] if given else addresses(bind)
-    if not found and not given:
-        raise LocalError("this machine has no address in a network (give one: talkbus lan invite --host HOST)")
-    port = _port_of(record)
-    return (found[0].strip("[]") if found else ""), (port, port + 1), record.key
-
-
-def _enrolment_port(call: Call) -> int:
-    """The port the broker bound for it, which it does a moment after its answer."""
-    from bus.errors import LocalError
-
-    end = time.monotonic() + PORT_S
-    while time.monotonic() < end:
-        port = next((row["invitation"]["port"] for row in machines(call) if "invitation" in row), None)
-        if port:
-            return int(port)
-        if port is None:
-            raise LocalError("the broker could not bind a port for it (see its log, and try again)")
-        time.sleep(0.02)
-    raise LocalError("the broker has not bound a port for it (see its log, and try again)")
 
 
 def _print_invitation(call: Call, line: str, key: str, minutes: float, port: int, as_json: bool) -> None:
