@@ -13,6 +13,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from bus.config import Config, Home
 
 __version__ = "0.1.0"
@@ -24,7 +26,7 @@ def main() -> None:
     from agent.cli.call import Call
     from agent.cli.main import cli
 
-    cli.main(prog_name="talkbus", obj=Call(version=__version__, serve=_serve))
+    cli.main(prog_name="talkbus", obj=Call(version=__version__, serve=_serve, unread=_unread, moved=_moved))
 
 
 def tap() -> None:
@@ -41,6 +43,20 @@ def _serve(home: Home, config: Config) -> int:
     from bus.server import serve
 
     return serve(home, config, version=__version__)
+
+
+def _unread(home: Home) -> list[dict[str, Any]]:
+    """What waits in the bus of this machine, which does not run."""
+    from bus.leftover import unread
+
+    return unread(home)
+
+
+def _moved(home: Home, letters: list[dict[str, Any]]) -> None:
+    """These are elsewhere now."""
+    from bus.leftover import moved
+
+    moved(home, letters)
 
 
 def _ours_first() -> None:

@@ -1,4 +1,4 @@
-"""One connection to the broker, and the way to find one: published record, configured hub, or a broker started.
+"""One connection to the broker, and the way to find one: published record, hub of another machine, or one started.
 
 A socket is used for one connection only; libzmq's own reconnect is off. Nothing here waits: starting a broker is a
 helper thread's work. It must not know the protocol, only frames.
@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from random import random
 
 import zmq
 
-from bus.config import Config, Home, parse_hub
+from bus import joined
+from bus.config import Config, Home
 from bus.daemon import ensure_broker, published, stopped
 from bus.errors import BusError
 from bus.sockets import Context, Monitor, Socket, dealer, needs_ipv6
 from bus.trust import KeyPair
 
 START_BACKOFF_MS = (1000, 30_000)
+NOT_PAIRED_MS = (2000, 60_000)  # a key that was refused is seldom let in a moment later
+NOT_PAIRED = "not paired: the hub does not know this machine's key (ask its owner for an invitation: lan join)"
 _WHY = {
-    "failed auth": "the broker does not know this machine's key (talkbus lan join)",
+    "failed auth": NOT_PAIRED,
     "disconnected": "the broker hung up, or nobody listens where it was",
 }
+
+
+_Found = tuple[str, str, int]  # endpoint, key, and since when the hub is joined: a new join is a new chance
 
 
 class Connection:
@@ -30,7 +37,11 @@ class Connection:
     def __init__(self, context: Context, keys: KeyPair, endpoint: str, server_key: str) -> None:
         self._socket = dealer(context, keys, server_key, ipv6=needs_ipv6(endpoint))
         self._monitor = Monitor(self._socket)
-        self._socket.connect(endpoint)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError:
+            self._monitor.close()
+            raise
 
     @property
     def sources(self) -> tuple[Socket, Socket]:
@@ -92,6 +103,10 @@ class Dialer:
         self._failures = 0
         self._failed = ""
         self._start_at = 0
+        self._refused: _Found | None = None  # the hub that does not know us
+        self._refusals = 0
+        self._again_at = 0
+        self._dialed: _Found | None = None
 
     def dial(self, at: int) -> None:
         """Begin an attempt, not before `at` (ms)."""
@@ -103,6 +118,16 @@ class Dialer:
         result, self._result = self._result, None
         if isinstance(result, Connection):
             result.close()
+
+    def refused(self, now: int, reason: str) -> None:
+        """Why the last connection ended. One that refused this machine's key is left alone for a while."""
+        if reason != NOT_PAIRED:
+            self._refused, self._refusals = None, 0
+            return
+        least, most = NOT_PAIRED_MS
+        self._again_at = now + int(min(most, least << min(self._refusals, 10)) * (0.75 + random() / 2))
+        self._refusals += 1
+        self._refused = self._dialed
 
     def deadline(self) -> int | None:
         """When work() is wanted, in ms; None when it waits for nothing, or to be woken."""
@@ -121,21 +146,38 @@ class Dialer:
         if found is None:
             return
         self._wanted = False
-        self._result = Connection(self._context, self._keys, *found) if isinstance(found, tuple) else found
+        if isinstance(found, str):
+            self._result = found
+        elif found == self._refused and now < self._again_at:
+            self._result = NOT_PAIRED
+        else:
+            self._dialed = found
+            self._result = self._connect(found)
+
+    def _connect(self, found: _Found) -> Connection | str:
+        endpoint, key, _ = found
+        try:
+            return Connection(self._context, self._keys, endpoint, key)
+        except zmq.ZMQError as error:
+            return f"{endpoint} cannot be reached: {error.strerror} (check the hub's address)"
 
     def close(self) -> None:
         """No more attempts. A helper thread that still waits for a broker is left to itself."""
         self.forget()
 
-    def _find(self, now: int) -> tuple[str, str] | str | None:
-        """Endpoint and key; or why not; or None while a broker is being started."""
-        if self._config.hub:
-            hub = parse_hub(self._config.hub)
-            return hub.endpoint, hub.key
+    def _find(self, now: int) -> _Found | str | None:
+        """Where to; or why not; or None while a broker is being started."""
+        try:
+            hub = joined.hub(self._home, self._config)
+            known = joined.joined(self._home) if hub is not None else None
+        except BusError as error:
+            return str(error)
+        if hub is not None:
+            return hub.endpoint, hub.key, known.since if known is not None else 0
         record = published(self._home)
         if record is not None:
             self._starter, self._failures, self._failed = None, 0, ""
-            return record.router, record.key
+            return record.router, record.key, 0
         if stopped(self._home):
             return "the bus was stopped with 'talkbus down' (the user starts it with 'talkbus up')"
         if not self._autostart:

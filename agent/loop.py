@@ -220,6 +220,7 @@ class Loop:
         for frames in connection.frames(0 if down is not None else FRAMES_A_TURN):
             link.receive(now, frames)
         if down is not None:
+            self._dialer.refused(now, down)
             link.lost(now, down)
 
     def _send(self, link: Link, sends: list[wire.Command | SendRow], now: int) -> None:
@@ -259,7 +260,8 @@ class Loop:
             self._tidy_at = now + (0 if self.outbox.tidy(now) else TIDY_MS)
         due = min((t for t in times if t is not None), default=None)
         now = self.clock()
-        if self._calls or link.batch.connect or link.batch.news or link.batch.writes:
+        batch = link.batch  # a query that waited for WELCOME is in it by now, too
+        if self._calls or batch.connect or batch.news or batch.writes or batch.sends:
             timeout: int | None = 0
         elif due is None:
             timeout = None

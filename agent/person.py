@@ -27,7 +27,7 @@ from agent.link import Profile
 from agent.loop import Loop
 from agent.outbox import Outbox, StoredRow
 from agent.seats import Live, Seat, session_of, wait_seat
-from bus import names
+from bus import joined, names
 from bus.config import Config, Home
 from bus.daemon import ensure_broker, published
 from bus.errors import BusError, Code, LocalError, Refused, Unreachable
@@ -142,7 +142,7 @@ class Person:
 
         For the own seat it waits up to `timeout` s, those of others are left alone while they are in use.
         """
-        if self.config.hub or published(self.home) is not None:
+        if self._has_hub() or published(self.home) is not None:
             self._drain(timeout)
             self._drain_others()
 
@@ -191,7 +191,7 @@ class Person:
             raise Unreachable(reason)
         self.drain(SEAT_S)
         with self._link(Outbox.memory()) as link:
-            if not link.opened(HUB_S if self.config.hub else REPLY_S):
+            if not link.opened(HUB_S if self._has_hub() else REPLY_S):
                 raise Unreachable(f"{link.reason()} (talkbus status tells more)")
             yield Asker(link.loop)
 
@@ -250,9 +250,12 @@ class Person:
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
+    def _has_hub(self) -> bool:
+        return joined.hub(self.home, self.config) is not None
+
     def _wake(self) -> str:
         """Have the broker run; "" or why it does not."""
-        if self.config.hub:
+        if self._has_hub():
             return ""
         try:
             ensure_broker(self.home)
@@ -295,7 +298,7 @@ class _Linked:
     """A loop, and when it is worth waiting for."""
 
     def __init__(self, person: Person, outbox: Outbox, profile: Profile) -> None:
-        self._hub = bool(person.config.hub)
+        self._hub = joined.hub(person.home, person.config) is not None
         self._known = threading.Event()
         self._parked: Parked | None = None
         self.loop = Loop(person.home, person.config, outbox, profile, autostart=False, on_news=self._heard)

@@ -13,6 +13,7 @@ from bus.core import Core, Session
 from bus.deliveries import unread
 from bus.effects import Read
 from bus.errors import Code
+from bus.roll import fingerprint
 from bus.sessions import brief
 from bus.world import Mailbox
 
@@ -30,14 +31,17 @@ QUERIES = {
     "snapshot": "nonce:text",
     "stats": "",
     "prune": "before:num",
+    "machines": "",
 }
 EVENTS = {
     "msg": "stored held refused offered injected acked answered expired failed",
     "peer": "open lost gone name status",
     "state": "set delete",
     "bus": "start stop full prune",
+    "lan": "invited closed joined refused revoked role",
     "sync": "the nonce",
 }
+BODIES = frozenset({"inbox", "message", "history", "search"})  # not for observers
 _TEXTS = ("cwd", "branch", "client", "summary", "project")
 
 
@@ -45,6 +49,9 @@ def query(core: Core, session: Session, qry: wire.Qry) -> None:
     """Answer from memory, or ask the disk."""
     if qry.what not in QUERIES:
         done(core, session, qry.r, Code.INVALID, f"there is no query {qry.what[:40]!r}")
+        return
+    if qry.what in BODIES and session.who.role == "observer":
+        done(core, session, qry.r, Code.FORBIDDEN, "an observer may not read messages (ask the owner)")
         return
     answer = _IN_MEMORY.get(qry.what)
     if answer is None:
@@ -152,4 +159,37 @@ def _stats(core: Core, session: Session, qry: wire.Qry) -> None:
     done(core, session, qry.r, Code.OK)
 
 
-_IN_MEMORY = {"whoami": _whoami, "peers": _peers, "snapshot": _snapshot, "stats": _stats}
+def _machines(core: Core, session: Session, qry: wire.Qry) -> None:
+    """The roll, without keys; and to owners the invitation that is open, without its token."""
+    roll = core.roll
+    for public, one in sorted(roll, key=lambda entry: (entry[0] != roll.own, entry[1].label)):
+        held = sum(1 for s in core.sessions.values() if s.who.key == public and s.holds)
+        active = [m.active for m in core.world.mailboxes.values() if m.key == public]
+        value = {
+            "host": one.label,
+            "role": one.role,
+            "fingerprint": fingerprint(public),
+            "since": one.since,
+            "sessions": held,
+            "last_active": core.now if held else max(active, default=0),
+            "hub": public == roll.own,
+            "you": public == session.who.key,
+        }
+        if public == roll.own:
+            value["listens"] = core.settings.listens
+        core.send(session.route, wire.Part(qry.r, value))
+    invitation = core.invitation
+    if invitation is not None and session.who.role == "owner":
+        told = {"role": invitation.role, "until": invitation.until}
+        told |= {"port": invitation.port, "tries": invitation.tries}
+        core.send(session.route, wire.Part(qry.r, {"invitation": told}))
+    done(core, session, qry.r, Code.OK)
+
+
+_IN_MEMORY = {
+    "whoami": _whoami,
+    "peers": _peers,
+    "snapshot": _snapshot,
+    "stats": _stats,
+    "machines": _machines,
+}

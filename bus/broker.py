@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bus import activity, deliveries, requests, sessions, wire
+from bus import activity, deliveries, enrolment, requests, sessions, wire
 from bus.core import Core, Session, Settings, Who
-from bus.effects import AddOp, Batch, Push, Read, Recall, Send
+from bus.effects import AddOp, Admit, Batch, Greet, Push, Read, Recall, Send
 from bus.errors import Code, RemoteError
 from bus.ops import naming
 from bus.ops import state as state_ops
+from bus.roll import Roll
 from bus.world import World
 
 SESSIONS: dict[str, dict[str, str]] = {
@@ -54,8 +55,8 @@ SESSIONS: dict[str, dict[str, str]] = {
 class Broker:
     """All rules of the broker's side. Not thread-safe; one owner feeds it."""
 
-    def __init__(self, world: World, now: int, settings: Settings | None = None) -> None:
-        self.core = Core(world, now, settings or Settings())
+    def __init__(self, world: World, now: int, settings: Settings | None = None, roll: Roll | None = None) -> None:
+        self.core = Core(world, now, settings or Settings(), roll)
         self._actions: dict[str, Callable[[Session, Any], None]] = {
             "second hello": self._second_hello,
             "request": self._request,
@@ -113,6 +114,21 @@ class Broker:
         state = "parked" if session.parked is not None else "open"
         self._actions[SESSIONS[state][type(command).__name__.upper()]](session, command)
 
+    def enroll(self, now: int, route: bytes, key: str, frames: Sequence[bytes]) -> None:
+        """One message at the enrolment port; `key` is that of its connection, which is nobody's yet."""
+        self.core.now = now
+        enrolment.enroll(self.core, route, key, frames)
+
+    def enrolling(self, port: int, problem: str = "") -> None:
+        """Where the enrolment port was bound, after Admit; or that it cannot be."""
+        core = self.core
+        if core.invitation is None:
+            return
+        core.invitation.port = port
+        if not port:
+            core.count("enrolment port")
+            enrolment.withdraw(core, problem[:200] or "no port")
+
     def lost(self, now: int, route: bytes) -> None:
         """A frame could not be handed to this route: its connection is dead."""
         self.core.now = now
@@ -125,6 +141,8 @@ class Broker:
         for kind, ref in core.due():
             if kind == "silent":
                 sessions.silent(core, *ref)
+            elif kind == "invitation":
+                enrolment.lapse(core)
             elif not core.writable:
                 core.at(now + requests.FULL_RETRY_MS, kind, *ref)
             elif kind == "lease":
@@ -158,11 +176,21 @@ class Broker:
         forgotten (they come again), and every holder's chain starts anew, because what was pushed was never sent.
         """
         former = self.core
-        core = Core(world, now, former.settings)
+        core = Core(world, now, former.settings, batch.former or former.roll)
+        if not any(isinstance(effect, Admit) for effect in batch.doors):
+            core.invitation = former.invitation
         core.started, core.events, core.counters = former.started, former.events, former.counters
         core.lost_at, core.activity, core.buckets = former.lost_at, former.activity, former.buckets
         core.count("undone")
         core.writable = False
+        if core.invitation is not None:
+            core.at(core.invitation.until, "invitation")
+        # An invitation that was used or closed in the batch stays closed: whoever needs one asks for another.
+        for effect in batch.doors:
+            if isinstance(effect, Greet) and isinstance(effect.command, wire.Bye):
+                enrolment.undone(core, effect)
+            elif not isinstance(effect, Admit):
+                core.batch.doors.append(effect)
         self.core = core
         self._arm()
         refused = {s.route for s in batch.sends if isinstance(s, Send) and isinstance(s.command, wire.Welcome)}
@@ -198,7 +226,10 @@ class Broker:
 
     def _first(self, route: bytes, who: Who | None, command: Any) -> None:
         action = SESSIONS["new"][type(command).__name__.upper()]
-        if action == "open or refuse" and who is not None:
+        if who is None:
+            self.core.count("revoked")  # a connection that was there before its key was taken off the roll
+            return
+        if action == "open or refuse":
             sessions.open_session(self.core, route, who, command)
             return
         self.core.count("unknown")

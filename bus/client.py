@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Self
 
 import zmq
 
-from bus import sockets, wire
-from bus.config import Config, Home, parse_hub
+from bus import joined, sockets, wire
+from bus.config import Config, Home
 from bus.daemon import published, stopped
 from bus.errors import Code, Refused, RemoteError, Unreachable
 from bus.sockets import Context, Monitor, Socket
@@ -62,7 +62,7 @@ class View:
 
     @classmethod
     def open(cls, home: Home, config: Config, timeout: float = 2.0) -> Self:
-        """Connect within `timeout` s to the broker of `home`, or to the one `config.hub` names.
+        """Connect within `timeout` s to the broker of `home`, or to its hub.
 
         Unreachable when there is none; Refused (403) when it does not know this machine's key.
         """
@@ -169,9 +169,9 @@ class View:
 
     def _find(self) -> tuple[KeyPair, str, str, str]:
         """Own keys; the broker's router, xpub and key."""
-        if self._config.hub:
-            hub = parse_hub(self._config.hub)
-            return ensure_keys(self._home), hub.endpoint, f"tcp://{hub.host}:{hub.port + 1}", hub.key
+        hub = joined.hub(self._home, self._config)
+        if hub is not None:
+            return ensure_keys(self._home), hub.endpoint, hub.activity, hub.key
         record = published(self._home)
         if record is not None:
             return ensure_keys(self._home), record.router, record.xpub, record.key

@@ -26,6 +26,8 @@ Origin = Literal["default", "file", "environment"]
 # The alphabet of Z85 (ZeroMQ RFC 32); its place is the digit's value.
 Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 
+LABEL_MAX = 32  # characters of a machine's label
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -149,6 +151,8 @@ class Setting:
                 raise ValueError(self.wanted)
             if self.name == "hub" and value:
                 parse_hub(value)
+            if self.name == "label" and value and not is_label(value):
+                raise ValueError(f"at most {LABEL_MAX} of a-z 0-9 -")
         else:
             raise ValueError(self.wanted)
         return value
@@ -167,12 +171,14 @@ SETTINGS: Mapping[str, Setting] = {
     s.name: s
     for s in (
         Setting("name", "", "name of this seat; empty takes the project folder's", "TALKBUS_NAME"),
+        Setting("label", "", "what this machine is called on the bus; empty takes the host's name", "TALKBUS_LABEL"),
         Setting("hub", "", "broker of another machine, as host:port#key", "TALKBUS_HUB"),
         Setting("bind", "127.0.0.1", "address the broker listens on", "TALKBUS_BIND"),
         # The event stream takes the port after it.
         Setting("port", 0, "first of two ports; 0 takes a free pair from 7717 up", "TALKBUS_PORT", high=65534),
         Setting("claude_bin", "", "the claude program; empty looks on the path", "TALKBUS_CLAUDE_BIN"),
         Setting("log.level", "info", "what the logs keep", "TALKBUS_LOG", choices=_LEVELS),
+        Setting("lan.announce", False, "let 'talkbus lan find' on this network find this hub (mDNS)"),
         Setting("limits.rate", 60, "requests a second one session may sustain", low=1),
         Setting("limits.burst", 600, "requests one session may send at once", low=1),
         Setting("prune.days", 30, "days that settled messages are kept", low=1, high=36_500),
@@ -189,11 +195,13 @@ class Config:
     """What is set, and by whom: `origin("port")` says default, file or environment. From `load`."""
 
     name: str
+    label: str
     hub: str
     bind: str
     port: int
     claude_bin: str
     log_level: str
+    lan_announce: bool
     limits_rate: int
     limits_burst: int
     prune_days: int
@@ -221,11 +229,23 @@ class Hub:
     host: str
     port: int
     key: str
+    events: int = 0  # the port of activity; 0 = the one after `port`
 
     @property
     def endpoint(self) -> str:
         """For zmq; IPv6 addresses stand in brackets, as they were written."""
         return f"tcp://{self.host}:{self.port}"
+
+    @property
+    def activity(self) -> str:
+        """The endpoint of activity."""
+        return f"tcp://{self.host}:{self.events or self.port + 1}"
+
+
+def is_label(text: str) -> bool:
+    """Whether `text` can be the label of a machine."""
+    inside = len(text) <= LABEL_MAX and all(c.isascii() and (c.isdigit() or c.islower() or c == "-") for c in text)
+    return bool(text) and inside and text[0] != "-" and text[-1] != "-"
 
 
 def is_key(text: str) -> bool:

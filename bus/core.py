@@ -14,6 +14,7 @@ from typing import Any
 
 from bus import wire
 from bus.effects import Batch, Event, PutMailbox, PutOutbox, Send, Write
+from bus.roll import Role, Roll
 from bus.world import Mailbox, Outbox, World
 
 
@@ -36,6 +37,7 @@ class Settings:
     mailbox_messages: int = wire.MAILBOX_MESSAGES
     mailbox_bytes: int = wire.MAILBOX_BYTES
     state_keys: int = wire.STATE_KEYS
+    listens: str = ""  # address and port, for people to see
 
 
 @dataclass(slots=True)
@@ -63,6 +65,18 @@ class Session:
 
 
 @dataclass(slots=True)
+class Invitation:
+    """The one that is open: what its token hashes to, and what whoever brings it will be. Forgotten by a restart."""
+
+    digest: bytes
+    role: Role
+    label: str  # "" = what the machine calls itself
+    until: int
+    tries: int
+    port: int = 0  # where it is to be brought; 0 until the port is bound
+
+
+@dataclass(slots=True)
 class Activity:
     """What a session last said it does, until when (ms since 1970, 0 = no end). Forgotten by a restart."""
 
@@ -73,9 +87,11 @@ class Activity:
 class Core:
     """The state all rules read and change."""
 
-    def __init__(self, world: World, now: int, settings: Settings) -> None:
+    def __init__(self, world: World, now: int, settings: Settings, roll: Roll | None = None) -> None:
         self.world = world
         self.settings = settings
+        self.roll = roll or Roll({})
+        self.invitation: Invitation | None = None
         self.now = now
         self.started = now
         self.sessions: dict[bytes, Session] = {}
@@ -108,6 +124,12 @@ class Core:
         """One event of activity; never a body."""
         self.events += 1
         self.batch.events.append(Event(self.events, topic, self.now, fields))
+
+    def enter(self, roll: Roll) -> None:
+        """Another roll, to be on the disk with this batch."""
+        if self.batch.roll is None:
+            self.batch.former = self.roll
+        self.roll = self.batch.roll = roll
 
     def count(self, what: str) -> None:
         self.counters[what] = self.counters.get(what, 0) + 1

@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bus import joined
 from bus.config import Home
 from bus.errors import LocalError, Unreachable
 from bus.private import private_dir, write_private
@@ -82,7 +83,8 @@ def published(home: Home) -> Record | None:
 def ensure_broker(home: Home, timeout: float = 10.0) -> Record:
     """The running broker, started if there is none; within `timeout` seconds.
 
-    Unreachable when it was stopped on purpose, or when it did not come up, with the last line of its log.
+    Unreachable when it was stopped on purpose, when this machine has joined a hub, or when it did not come up, with
+    the last line of its log.
     """
     return _ensure(home, timeout, broker_command())
 
@@ -160,8 +162,7 @@ def _ensure(home: Home, timeout: float, command: Sequence[str]) -> Record:
     record = published(home)
     if record:
         return record
-    if stopped(home):
-        raise Unreachable(_STOPPED)
+    _may_start(home)
     private_dir(home.state)
     deadline = time.monotonic() + timeout
     # A hundred sessions that lose their broker at once shall start one process and not a hundred.
@@ -175,8 +176,7 @@ def _ensure(home: Home, timeout: float, command: Sequence[str]) -> Record:
             record = published(home)
             if record:
                 return record
-            if stopped(home):
-                raise Unreachable(_STOPPED)
+            _may_start(home)
             if code:
                 said = _last_line(_log_file(home), since)
                 raise Unreachable(f"the broker ended with {code}: {said} (see {_log_file(home)})")
@@ -189,6 +189,14 @@ def _ensure(home: Home, timeout: float, command: Sequence[str]) -> Record:
             time.sleep(_POLL_S)
     finally:
         starter.release()
+
+
+def _may_start(home: Home) -> None:
+    if stopped(home):
+        raise Unreachable(_STOPPED)
+    hub = joined.joined(home)
+    if hub is not None:
+        raise Unreachable(f"this machine uses the hub at {hub.where} and runs no broker (talkbus lan leave)")
 
 
 def _who(home: Home) -> str:

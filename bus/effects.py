@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from bus.roll import Roll
 from bus.wire import Command
 from bus.world import Entry, Mailbox, Outbox
 
@@ -210,10 +211,39 @@ class Event:
     fields: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Listen at the enrolment port, until told otherwise; and tell `broker.enrolling(port)` where that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shut:
+    """Listen at the enrolment port no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Greet:
+    """An answer at the enrolment port."""
+
+    route: bytes
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A machine is not on the roll any more, or may do less: whoever listens to activity must prove his key again."""
+
+
 @dataclass(slots=True)
 class Batch:
-    """Everything that came of what was fed in since the last take()."""
+    """Everything that came of what was fed in since the last take().
 
+    `roll`, if any, is to be on the disk before the writes; `former` is what it was, for the case that it cannot be.
+    """
+
+    roll: Roll | None = None
+    former: Roll | None = None
     writes: list[Write] = field(default_factory=list)
+    doors: list[Admit | Shut | Greet | Cut] = field(default_factory=list)  # in order, before the sends
     sends: list[Send | Push | Read | Recall] = field(default_factory=list)  # in order, after the commit
     events: list[Event] = field(default_factory=list)

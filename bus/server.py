@@ -12,41 +12,39 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import zmq
 
-from bus import listening, sockets, trust, wire
+from bus import joined, listening, sockets, trust, wire
 from bus.broker import Broker
 from bus.chores import Chores
 from bus.config import Config, Home
 from bus.core import Settings, Who
 from bus.daemon import Record, publish, spawned, stopped, unpublish
-from bus.effects import Batch, Push, PutMeta, Read, Recall, Send
-from bus.errors import BusError, Code, LocalError, StoreError
+from bus.discovery import announced
+from bus.effects import Admit, Batch, Cut, Greet, PutMeta, Shut
+from bus.errors import BusError, LocalError, StoreError
 from bus.listening import Door
 from bus.private import private_dir
 from bus.processes import FileLock, start_time
 from bus.publishing import Publisher
-from bus.reading import SLOW, Reader, Telling
-from bus.requests import answer_again
+from bus.reading import Reader
+from bus.speaking import Voice
 from bus.store import Store
 from bus.surroundings import Clock, Wake, be_private_and_wide, log_to_stderr
 
 log = logging.getLogger("talkbus.broker")
 
 MESSAGES_A_TURN = 128  # one commit pays for all of them
-PIECES_A_TURN = 64
 FRAMES_MAX = 6
 MESSAGE_MAX = 1 << 20  # octets
 STOP_LINGER_MS = 300
 SLEEP_MAX_MS = 60_000  # a deadline is of the wall clock, and that may be set
+REBIND_S = 0.5  # after which it is tried again to bind the port of activity
 PROBE_S = (0.25, 5.0)  # how soon a full disk is tried again: doubling, up to the latter
 PRUNE_ORDER_S = 3600.0
 DAY_MS = 86_400_000
-
-_MORE = zmq.NOBLOCK | zmq.SNDMORE
-_DEAD = (zmq.EHOSTUNREACH, zmq.EAGAIN)
 
 
 def serve(home: Home, config: Config, *, version: str = "", ready: Callable[[Record], None] | None = None) -> int:
@@ -64,6 +62,10 @@ def serve(home: Home, config: Config, *, version: str = "", ready: Callable[[Rec
         try:
             if spawned() and stopped(home):
                 return 0
+            hub = joined.joined(home)
+            if hub is not None:
+                # Two buses on one machine would be one too many: half of its sessions would not find the other half.
+                raise LocalError(f"this machine uses the hub at {hub.where} (talkbus lan leave gives it its own bus)")
             return _serve(home, config, version, ready)
         finally:
             lock.release()
@@ -81,7 +83,7 @@ def _serve(home: Home, config: Config, version: str, ready: Callable[[Record], N
         wake = stack.enter_context(Wake())
         private_dir(home.runtime)
         keys = trust.ensure_keys(home)
-        roll = trust.Roll.load(home, keys.public)
+        roll = trust.load_roll(home, keys.public, config.label)
         store = Store.open(home.bus_db)
         stack.callback(store.close)
         ctx: sockets.Context = zmq.Context()
@@ -93,13 +95,15 @@ def _serve(home: Home, config: Config, version: str, ready: Callable[[Record], N
         door.self_test()
         reader = Reader(ctx, store)
         stack.callback(reader.close)
-        shell = Shell(door, store, reader, config, wake)
+        shell = Shell(home, door, store, reader, config, wake)
         listening.remember_port(home, door.port)
         router, xpub = door.endpoints()
         record = Record(os.getpid(), start_time(os.getpid()) or "", router, xpub, keys.public, version)
         publish(home, record)
         stack.callback(unpublish, home, record)
         log.info("%% serving on %s, activity on %s", router, xpub)
+        if config.lan_announce:
+            stack.enter_context(announced(door.roll, door.port))
         if ready is not None:
             ready(record)
         shell.run()
@@ -110,12 +114,13 @@ def _serve(home: Home, config: Config, version: str, ready: Callable[[Record], N
 class Shell:
     """The loop. `run()` returns when `wake` was told to stop."""
 
-    def __init__(self, door: Door, store: Store, reader: Reader, config: Config, wake: Wake) -> None:
-        self._door, self._store, self._reader, self._wake = door, store, reader, wake
+    def __init__(self, home: Home, door: Door, store: Store, reader: Reader, config: Config, wake: Wake) -> None:
+        self._home, self._door, self._store, self._reader, self._wake = home, door, store, reader, wake
         self._router = door.router
         self._clock = Clock()
-        settings = Settings(rate=config.limits_rate, burst=config.limits_burst)
-        self.broker = Broker(store.load(), self._clock(), settings)
+        settings = Settings(rate=config.limits_rate, burst=config.limits_burst, listens=f"{config.bind}:{door.port}")
+        self.broker = Broker(store.load(), self._clock(), settings, door.roll)
+        self._voice = Voice(door.router, self.broker, store, reader, self._clock)
         self._publisher = Publisher(door.xpub, secrets.token_hex(8))
         self._chores = Chores(store, reader, time.monotonic)
         self._keep_ms = config.prune_days * DAY_MS
@@ -147,8 +152,10 @@ class Shell:
             self._publisher.read_subscriptions()
         if self._router in ready:
             self._drain()
+        if self._door.enrolment in ready:
+            self._hear_newcomers()
         if self._reader.socket in ready:
-            self._pass_on()
+            self._voice.pass_on()
         if self._wake.fileno() in ready:
             self._wake.drain()
         self.broker.tick(self._clock())
@@ -159,6 +166,8 @@ class Shell:
         """How long to sleep, in ms."""
         mono = time.monotonic()
         waits = [float(SLEEP_MAX_MS), (self._order_at - mono) * 1000]
+        if self._door.events_closed:
+            waits.append(REBIND_S * 1000)
         deadline = self.broker.deadline()
         if deadline is not None:
             waits.append(deadline - self._clock())
@@ -199,12 +208,23 @@ class Shell:
 
     def _who(self, frame: zmq.Frame) -> Who | None:
         """Whose key the connection of this frame has, as the transport says; None for one that is not on the roll."""
+        public = self._key(frame)
+        principal = self._door.roll.find(public) if public else None
+        return Who(public, principal.label, principal.role) if public and principal else None
+
+    def _key(self, frame: zmq.Frame) -> str | None:
         try:
-            public = str(frame.get("User-Id"))
+            return str(frame.get("User-Id"))
         except zmq.ZMQError:
             return None
-        principal = self._door.roll.find(public)
-        return Who(public, principal.label, principal.role) if principal else None
+
+    def _hear_newcomers(self) -> None:
+        """Feed what came in at the enrolment port to the broker."""
+        now = self._clock()
+        for route, frames in self._door.knocks():
+            who = self._key(frames[0])
+            if who is not None:
+                self.broker.enroll(now, route, who, [frame.bytes for frame in frames])
 
     # -- out -------------------------------------------------------------------------------------------------------
 
@@ -212,13 +232,15 @@ class Shell:
         """Everything the broker wants done, until nothing is left: commit, then speak, then publish."""
         while True:
             batch = self.broker.take()
-            if batch.writes:
+            if batch.writes or batch.roll is not None:
                 if not self._commit(batch):
                     continue
-            elif not batch.sends and not batch.events:
+            elif not batch.sends and not batch.events and not batch.doors:
                 return
+            for door in batch.doors:
+                self._at_the_door(door)
             if batch.sends:
-                self._speak(batch.sends)
+                self._voice.speak(batch.sends)
             if batch.events:
                 self._publisher.publish(batch.events)
 
@@ -226,6 +248,10 @@ class Shell:
         """False when the disk is full; then the broker has gone back to what the disk knows."""
         begun = time.monotonic()
         try:
+            if batch.roll is not None:
+                # First: a machine that was taken off must be off before anybody is told so.
+                trust.save_roll(self._home, batch.roll)
+                self._door.roll, batch.former = batch.roll, None
             self._store.apply(batch.writes)
         except StoreError as error:
             if not error.full:
@@ -240,120 +266,31 @@ class Shell:
         self._chores.noticed(batch.writes)
         return True
 
-    def _speak(self, sends: Sequence[Send | Push | Read | Recall]) -> None:
-        """Send in order. Queries come after: they were asked to be answered by what is committed now."""
-        reads = []
-        dead: set[bytes] = set()
-        for effect in sends:
-            route = effect.route
-            if route in dead:
-                continue
-            if type(effect) is Read:
-                reads.append(effect)
-            elif not self._hand_over(route, self._frames(effect)):
-                dead.add(route)
-        for read in reads:
-            if read.route not in dead:
-                self._answer(read)
-
-    def _frames(self, effect: Send | Push | Read | Recall) -> list[bytes]:
-        try:
-            if type(effect) is Send:
-                return wire.encode(effect.command)
-            if type(effect) is Push:
-                return wire.encode(self._message(effect))
-            assert type(effect) is Recall
-            saved = self._store.recall(effect.ob, effect.q)
-            return wire.encode(answer_again(effect.q, saved, effect.digest))
-        except LocalError as error:
-            self.broker.core.count("unsendable")
-            log.error("! to %s: %s", effect.route.hex(), error)
-            return []
-
-    def _message(self, push: Push) -> wire.Msg:
-        m = self._store.message(push.sender, push.id)
-        return wire.Msg(
-            push.n,
-            push.prev,
-            m.id,
-            m.name,
-            m.sender,
-            m.host,
-            push.to,
-            m.kind,
-            m.ts,
-            m.tag,
-            m.re,
-            m.thread,
-            push.ttl,
-            m.hops,
-            push.again,
-            m.body,
-        )
-
-    def _hand_over(self, route: bytes, frames: list[bytes]) -> bool:
-        """False when this peer is gone or does not read; then it is lost."""
-        if not frames:
-            return True
-        send = self._router.send
-        try:
-            send(route, _MORE)
-            for frame in frames[:-1]:
-                send(frame, _MORE)
-            send(frames[-1], zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            if error.errno not in _DEAD:
-                raise
-            log.info("! %s is lost: %s", route.hex(), error.strerror)
-            self.broker.lost(self._clock(), route)
-            return False
-        if self._debug:
-            log.debug("> %s %d octets", route.hex(), sum(map(len, frames)))
-        return True
-
-    # -- queries ---------------------------------------------------------------------------------------------------
-
-    def _answer(self, read: Read) -> None:
-        """Here and now when it is quick, else by the reader's thread."""
-        now = self._clock()
-        if read.what in SLOW:
-            if not self._reader.ask(read, now):
-                self._done(read.route, read.r, Code.BUSY, "too many searches at once (ask again in a second)")
-            return
-        telling = Telling(self._store, read, now)
-        code, text = Code.OK, ""
-        try:
-            for frames in telling.frames():
-                if not self._hand_over(read.route, frames):
-                    return
-            code, text = telling.code, telling.text
-        except StoreError as error:
-            log.warning("! %s", error)
-            code, text = Code.BUSY, str(error)
-        self._done(read.route, read.r, code, text)
-
-    def _pass_on(self) -> None:
-        """What the reader's thread has found."""
-        for _ in range(PIECES_A_TURN):
-            piece = self._reader.take()
-            if piece is None:
-                return
-            if len(piece) == 1:
-                self.broker.core.counters.update({f"disk {name}": n for name, n in self._reader.sizes.items()})
-            elif piece[1] == b"":
-                self._hand_over(piece[0], piece[2:])
-            else:
-                route, r, code, text = piece
-                self._done(route, int(r), Code(int(code)), text.decode())
-
-    def _done(self, route: bytes, r: int, code: Code, text: str) -> None:
-        self._hand_over(route, wire.encode(wire.Done(r, code, self.broker.core.events, wire.clip(text))))
+    def _at_the_door(self, effect: Admit | Shut | Greet | Cut) -> None:
+        """What the broker wants done about who may come in."""
+        if isinstance(effect, Admit):
+            port, problem = self._door.admit()
+            if self._door.enrolment is not None:
+                self._poller.register(self._door.enrolment, zmq.POLLIN)
+            log.info("%% an invitation is open, enrolment on port %d", port)
+            self.broker.enrolling(port, problem)
+        elif isinstance(effect, Shut):
+            if self._door.enrolment is not None:
+                self._poller.unregister(self._door.enrolment)
+            self._door.shut()
+            log.info("% no invitation is open")
+        elif isinstance(effect, Greet):
+            self._door.greet(effect.route, wire.encode(effect.command))
+        else:
+            self._door.cut()
 
     # -- between batches -------------------------------------------------------------------------------------------
 
     def _between(self) -> None:
         """Chores, and the disk tried again when it was full."""
         mono = time.monotonic()
+        if self._door.events_closed:
+            self._door.cut()
         if not self.broker.core.writable:
             if self._probe_at <= mono:
                 self._probe(mono)

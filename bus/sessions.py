@@ -13,6 +13,7 @@ from bus import names, wire
 from bus.core import Core, Session, Who
 from bus.deliveries import let_go, start_chain
 from bus.errors import Code, Refused
+from bus.plain import is_plain
 from bus.world import Mailbox
 
 OUTBOX_ID = re.compile(r"[0-9a-f]{32}\Z")
@@ -58,7 +59,7 @@ def admit(core: Core, route: bytes, who: Who, hello: wire.Hello) -> Session:
         name = names.check_name(hello.name)
         if len(wire.pack(hello.meta)) > META_MAX:
             raise Refused(Code.TOO_LARGE, f"meta is larger than {META_MAX} octets")
-        if not wire.is_plain(hello.meta):
+        if not is_plain(hello.meta):
             raise Refused(Code.INVALID, "meta is no plain JSON of at most 6 levels")
         if hello.mode == "send":
             session.mailbox = (core.mailbox_named(who.key, name) or make_mailbox(core, who, name, hello.meta)).id

@@ -13,7 +13,7 @@ from types import TracebackType
 
 import zmq
 
-from bus.trust import ZAP_DOMAIN, KeyPair
+from bus.trust import ENROL_DOMAIN, ZAP_DOMAIN, KeyPair
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
@@ -30,6 +30,7 @@ RECONNECT_MS = 1000
 ROUTER_QUEUE = 8192  # messages waiting for one peer; beyond it the peer counts as lost
 EVENT_QUEUE = 16_384  # events waiting for one subscriber; beyond it some are left out, which it sees in `seq`
 BACKLOG = 512
+ENROL_FRAME_MAX = 1024  # octets; ENROLL is far smaller
 
 _WATCHED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -59,6 +60,15 @@ def xpub(ctx: Context, keys: KeyPair, *, ipv6: bool = False) -> Socket:
     """The broker's socket for activity. It tells of each topic's first subscriber and of the last one's end."""
     socket = _server(ctx, zmq.XPUB, keys, ipv6)
     socket.setsockopt(zmq.SNDHWM, EVENT_QUEUE)
+    return socket
+
+
+def enrolment(ctx: Context, keys: KeyPair, *, ipv6: bool = False) -> Socket:
+    """The broker's socket for machines that have an invitation. Any key may connect while the ZAP handler lets it."""
+    socket = _server(ctx, zmq.ROUTER, keys, ipv6)
+    socket.setsockopt(zmq.ZAP_DOMAIN, ENROL_DOMAIN)
+    socket.setsockopt(zmq.MAXMSGSIZE, ENROL_FRAME_MAX)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     return socket
 
 

@@ -1,4 +1,4 @@
-"""CURVE keys of this user and machine, the roll of known keys, and the verdict over who may connect.
+"""CURVE keys of this user and machine, the file of the roll, and the verdict over who may connect.
 
 The verdict is a pure function from the frames of a ZAP request (ZeroMQ RFC 27) to the frames of its reply.
 Key files are two lines, 0600. A secret never stands in a repr, a log or an error.
@@ -8,24 +8,22 @@ Must not know sockets, sessions or mail. zmq is imported only where a pair is ma
 
 from __future__ import annotations
 
-import hashlib
 import re
 import socket
 import tomllib
-from base64 import b32encode
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
 
-from bus.config import Z85, Home, is_key
-from bus.errors import ConfigError
+from bus import roll as rolls
+from bus import z85
+from bus.config import LABEL_MAX, Home, is_key
+from bus.errors import ConfigError, StoreError
 from bus.private import check_private, private_dir, write_private
+from bus.roll import Roll
 
-Role = Literal["owner", "member", "observer"]
 ZAP_DOMAIN = b"talkbus"
+ENROL_DOMAIN = b"talkbus-enroll"  # of the port that is bound while an invitation is open; any key may knock there
 
-_ROLES: tuple[Role, ...] = get_args(Role)
 _NEW = "a new key is a new identity and owns no old mailbox"
 
 
@@ -35,14 +33,6 @@ class KeyPair:
 
     public: str
     secret: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who a key is: a machine's label, and what it may do."""
-
-    label: str
-    role: Role
 
 
 def key_file(home: Home) -> Path:
@@ -89,53 +79,46 @@ def read_keys(home: Home) -> KeyPair:
     return pair
 
 
-def fingerprint(public: str) -> str:
-    """A form two people can compare aloud: 100 bits in five groups of four letters and digits."""
-    text = b32encode(hashlib.sha256(public.encode("ascii")).digest()).decode("ascii").lower()
-    return "-".join(text[i : i + 4] for i in range(0, 20, 4))
+def load_roll(home: Home, own: str, label: str = "") -> Roll:
+    """The own public key as owner, labelled by `label` or this host, and whoever keys/roll.toml lists.
+
+    ConfigError names the file and the entry that is wrong.
+    """
+    path = roll_file(home)
+    others = Roll({})
+    if path.exists():
+        check_private(path)
+        try:
+            others = rolls.parse(path.read_text("utf-8"))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} cannot be read: {error} (mend it, or move it away)") from error
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror} (mend it, or move it away)") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not UTF-8 (mend it, or move it away)") from error
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}") from error
+    return rolls.with_own(others, own, label or host_label())
 
 
-class Roll:
-    """The known keys: z85 public key -> Principal. Whoever is not on it cannot connect."""
-
-    __slots__ = ("_known",)
-
-    def __init__(self, known: Mapping[str, Principal]) -> None:
-        self._known = dict(known)
-
-    @classmethod
-    def load(cls, home: Home, own: str) -> Roll:
-        """The own public key as owner, labelled by this host, and whoever keys/roll.toml lists.
-
-        ConfigError names the file and the entry that is wrong.
-        """
-        known = _read_roll(roll_file(home))
-        known[own] = Principal(host_label(), "owner")
-        return cls(known)
-
-    def find(self, public: str) -> Principal | None:
-        """Who this key is, or None."""
-        return self._known.get(public)
-
-    def __contains__(self, public: object) -> bool:
-        return public in self._known
-
-    def __iter__(self) -> Iterator[tuple[str, Principal]]:
-        return iter(self._known.items())
-
-    def __len__(self) -> int:
-        return len(self._known)
+def save_roll(home: Home, roll: Roll) -> None:
+    """Write keys/roll.toml; on the disk when this returns. StoreError (full) when the disk does not take it."""
+    try:
+        write_private(roll_file(home), rolls.text(roll).encode("utf-8"))
+    except ConfigError as error:
+        raise StoreError(str(error), full=True) from error
 
 
 def host_label() -> str:
     """The short name of this host, lower case, letters, digits and dashes only."""
     short = socket.gethostname().split(".")[0].lower()
-    return re.sub(r"[^a-z0-9]+", "-", short).strip("-") or "host"
+    return re.sub(r"[^a-z0-9]+", "-", short)[:LABEL_MAX].strip("-") or "host"
 
 
-def verdict(frames: list[bytes], roll: Roll) -> list[bytes]:
+def verdict(frames: list[bytes], roll: Roll, inviting: bool = False) -> list[bytes]:
     """Answer one ZAP 1.0 request: 200 with the z85 key as user id for a known CURVE key, else 400.
 
+    At the enrolment port any CURVE key is let in while `inviting`: there is nothing behind it but the one command.
     Takes the frames from the version on, as a REP socket hands them over, and gives those of the reply.
     Never raises, whatever comes in: a verdict that fails would leave every later handshake hanging.
     """
@@ -143,12 +126,13 @@ def verdict(frames: list[bytes], roll: Roll) -> list[bytes]:
     if len(frames) != 7 or frames[0] != b"1.0":
         return _refuse(request, b"malformed request")
     domain, mechanism, credential = frames[2], frames[5], frames[6]
-    if domain != ZAP_DOMAIN:
+    enrolling = domain == ENROL_DOMAIN and inviting
+    if domain != ZAP_DOMAIN and not enrolling:
         return _refuse(request, b"unknown domain")
     if mechanism != b"CURVE" or len(credential) != 32:
         return _refuse(request, b"CURVE only")
-    public = _z85(credential)
-    if public not in roll:
+    public = z85.encode(credential)
+    if public not in roll and not enrolling:
         return _refuse(request, b"unknown key")
     return [b"1.0", request, b"200", b"OK", public.encode("ascii"), b""]
 
@@ -158,15 +142,6 @@ def _refuse(request: bytes, text: bytes) -> list[bytes]:
     return [b"1.0", request, b"400", text, b"", b""]
 
 
-def _z85(data: bytes) -> str:
-    """Z85 (ZeroMQ RFC 32) of a multiple of four octets."""
-    out: list[str] = []
-    for i in range(0, len(data), 4):
-        number = int.from_bytes(data[i : i + 4], "big")
-        out += [Z85[number // 85**power % 85] for power in (4, 3, 2, 1, 0)]
-    return "".join(out)
-
-
 def _public_of(secret: str) -> str | None:
     import zmq
 
@@ -174,24 +149,3 @@ def _public_of(secret: str) -> str | None:
         return zmq.curve_public(secret.encode("ascii")).decode("ascii")
     except zmq.ZMQError:
         return None
-
-
-def _read_roll(path: Path) -> dict[str, Principal]:
-    if not path.exists():
-        return {}
-    check_private(path)
-    try:
-        entries = tomllib.loads(path.read_text("utf-8")).get("key", [])
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error} (mend it, or move it away)") from error
-    known: dict[str, Principal] = {}
-    for number, entry in enumerate(entries if isinstance(entries, list) else [entries], 1):
-        fields = entry if isinstance(entry, dict) else {}
-        public, label, role = (fields.get(name) for name in ("public", "label", "role"))
-        if not (isinstance(public, str) and is_key(public) and isinstance(label, str) and role in _ROLES):
-            raise ConfigError(
-                f"{path}: [[key]] number {number} is wrong "
-                f"(it needs public = 40 z85 characters, label, and role = {', '.join(_ROLES)})"
-            )
-        known[public] = Principal(label, role)
-    return known

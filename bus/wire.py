@@ -33,6 +33,8 @@ HEARTBEAT_MS = 5000
 LEASE_MS = 15000
 WELCOME_WAIT_MS = 2000
 RECEIPT_IDS = 64
+ENROL_MS = 600000
+ENROL_TRIES = 5
 
 LIMITS = {name: value for name, value in list(globals().items()) if name.isupper() and isinstance(value, int)}
 
@@ -90,6 +92,12 @@ class Ping:
 @dataclass(frozen=True, slots=True)
 class Bye:
     leave: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Enroll:
+    token: str = field(repr=False)
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +188,7 @@ class Gone:
 
 
 Command = (
-    Hello | Req | Ack | Qry | Ping | Bye | Welcome | Rep | Msg | Part | Done | Pong | Err | Gone
+    Hello | Req | Ack | Qry | Ping | Bye | Enroll | Welcome | Rep | Msg | Part | Done | Pong | Err | Gone
 )  # every command of the table
 
 
@@ -268,6 +276,7 @@ COMMANDS: dict[str, Spec] = {
         _spec(Qry, "C"),
         _spec(Ping, "C"),
         _spec(Bye, "C"),
+        _spec(Enroll, "E"),
         _spec(Welcome, "S"),
         _spec(Rep, "S", "optional"),
         _spec(Msg, "S", "optional"),
@@ -378,19 +387,6 @@ def ranges(numbers: Sequence[int]) -> list[list[int]]:
         else:
             made.append([n, n])
     return made
-
-
-def is_plain(value: Any, depth: int = 6) -> bool:
-    """Whether a value from the wire is plain JSON of at most `depth` levels: no octets, no NaN, str keys only."""
-    if value is None or isinstance(value, bool | int | str):
-        return True
-    if isinstance(value, float):
-        return value - value == 0
-    if depth and isinstance(value, list):
-        return all(is_plain(v, depth - 1) for v in value)
-    if depth and isinstance(value, dict):
-        return all(isinstance(k, str) and is_plain(v, depth - 1) for k, v in value.items())
-    return False
 
 
 def clip(text: str, limit: int = ANSWER_TEXT_MAX) -> str:

@@ -82,10 +82,11 @@ search() {
     return 1
 }
 
-# Whether this machine uses another one's broker, as the environment or a config.toml in one of "$@" says.
+# Whether this machine uses another one's broker, as the environment, a join, or a config.toml in one of "$@" says.
 hub() {
     [ -z "${TALKBUS_HUB-}" ] || return 0
     for place in "$@"; do
+        [ ! -e "$place/hub.json" ] || return 0
         [ -r "$place/config.toml" ] || continue
         while read -r key value; do
             case $key$value in hub=*[\"\'][!\"\']*) return 0 ;; esac
@@ -103,7 +104,7 @@ ours() {
     fi
     if [ -n "$found" ]; then
         { read -r text <"$found/status/$client.line"; } 2>/dev/null
-        [ "$kind" = hub ] || broker "$@" || text='bus down'
+        [ "$kind" = hub ] || hub "$@" || broker "$@" || text='bus down'
     elif [ -z "$quiet" ]; then
         text='no session'
         hub "$@" || broker "$@" || text='bus down'

@@ -62,10 +62,10 @@ def test_new_lost_is_nothing() -> None:
     assert rig.turn() == {}
 
 
-def test_a_hello_without_a_key_is_unknown() -> None:
+def test_whoever_is_not_on_the_roll_gets_no_answer_and_is_counted() -> None:
     rig = in_state("new")
     rig.broker.receive(rig.now, A, None, [wire.SIGNATURE, wire.pack(SPOKEN["HELLO"])])
-    assert rig.turn()[A][0].code == 401
+    assert not rig.turn() and rig.broker.core.counters["revoked"] == 1
     assert not rig.broker.knows(A)
 
 

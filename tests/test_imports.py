@@ -23,11 +23,19 @@ OF_BUS_FOR_AGENTS = {
     "trust",
     "sockets",
     "database",
+    "joined",
+    "invitations",
+    "enrolling",
+    "discovery",
+    "roll",
 }
 PURE = {
     *(f"bus.{name}" for name in "errors names wire world effects core deliveries sessions addresses".split()),
     *(f"bus.{name}" for name in "requests activity broker ops ops.kinds ops.mail ops.naming ops.state".split()),
-    *(f"bus.{name}" for name in "ops.upkeep store_writes".split()),
+    *(
+        f"bus.{name}"
+        for name in "ops.upkeep ops.machines store_writes roll z85 enrolment pairing invitations plain".split()
+    ),
     *(f"agent.{name}" for name in "book effects sending inbox link".split()),
 }
 WORLD = {
@@ -43,7 +51,10 @@ WORLD = {
     "zmq",
     "datetime",
 }
-SHELLS = {"server", "sockets", "client", "loop", "trust", "listening", "publishing", "reading", "dialing", "tap"}
+SHELLS = {
+    *("server", "sockets", "client", "loop", "trust", "listening", "publishing", "reading", "dialing", "tap"),
+    *("speaking", "enrolling"),
+}
 
 
 def modules() -> dict[str, Path]:

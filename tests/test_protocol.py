@@ -44,6 +44,7 @@ def test_every_table_is_looked_at() -> None:
         "events",
         "codes",
         "limits",
+        "roles",
     }
 
 

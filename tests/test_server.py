@@ -31,7 +31,9 @@ from tests.live.homes import DEADLINE, Home, wait_for
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes")]
 
-ACCEPT_ALL = "import bus.trust; bus.trust.verdict = lambda f, roll: [b'1.0', f[1], b'200', b'OK', b'x', b'']"
+ACCEPT_ALL = (
+    "import bus.trust; bus.trust.verdict = lambda f, roll, inviting=False: [b'1.0', f[1], b'200', b'OK', b'x', b'']"
+)
 DEAF_DOOR = "import bus.listening; bus.listening.SELF_TEST_S = 0.5; bus.listening.Door.answer_zap = lambda self: None"
 
 

@@ -16,15 +16,14 @@ from hypothesis import strategies as st
 
 from bus.config import Home, home
 from bus.errors import ConfigError
+from bus.roll import Principal, Roll, fingerprint
 from bus.trust import (
     ZAP_DOMAIN,
     KeyPair,
-    Principal,
-    Roll,
     ensure_keys,
-    fingerprint,
     host_label,
     key_file,
+    load_roll,
     read_keys,
     roll_file,
     verdict,
@@ -185,11 +184,11 @@ def dial(context: zmq.Context[zmq.Socket[bytes]], port: int, public: bytes, secr
 
 def test_the_roll_holds_the_own_key_and_those_of_the_file(bus: Home) -> None:
     own = ensure_keys(bus).public
-    assert dict(Roll.load(bus, own)) == {own: Principal(host_label(), "owner")}
+    assert dict(load_roll(bus, own)) == {own: Principal(host_label(), "owner")}
     entry = f'[[key]]\npublic = "{PUBLIC}"\nlabel = "laptop"\nrole = "member"\n'
     roll_file(bus).write_text(entry)
     roll_file(bus).chmod(0o600)
-    roll = Roll.load(bus, own)
+    roll = load_roll(bus, own)
     assert len(roll) == 2
     assert roll.find(PUBLIC) == Principal("laptop", "member")
     assert roll.find("x") is None
@@ -211,4 +210,4 @@ def test_a_wrong_roll_is_named(bus: Home, text: str) -> None:
     roll_file(bus).write_text(text)
     roll_file(bus).chmod(0o600)
     with pytest.raises(ConfigError, match=r"roll\.toml"):
-        Roll.load(bus, own)
+        load_roll(bus, own)

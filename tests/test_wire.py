@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bus import wire
 from bus.errors import Code, LocalError, RemoteError
+from bus.plain import is_plain
 
 nums = st.integers(0, wire.NUM_MAX)
 plain = st.none() | st.booleans() | nums | st.text(max_size=8)
@@ -123,7 +124,7 @@ def test_digest_and_chain() -> None:
     ],
 )
 def test_plain(value: Any, good: bool) -> None:
-    assert wire.is_plain(value) is good
+    assert is_plain(value) is good
 
 
 def test_clip() -> None:

@@ -38,8 +38,8 @@ def up(call: Call, as_json: bool, foreground: bool) -> int:
         if not spawned():
             clear_stop(call.home)
         return call.serve(call.home, call.config)
-    if call.config.hub:
-        raise click.ClickException("this machine uses the broker of another one (unset hub to run your own)")
+    if call.hub is not None:
+        raise click.ClickException("this machine uses the broker of another one (talkbus lan leave gives it its own)")
     clear_stop(call.home)
     running = published(call.home)
     record = running or ensure_broker(call.home)
@@ -85,25 +85,27 @@ def status(call: Call, as_json: bool) -> int:
     talkbus status --json | jq .peers
     """
     from bus.daemon import published, stopped
-    from bus.errors import Unreachable
+    from bus.errors import Refused, Unreachable
 
+    hub = call.hub
     told: dict[str, Any] = {
         "running": False,
         "stopped": stopped(call.home),
-        "hub": call.config.hub.partition("#")[0],
+        "hub": f"{hub.host}:{hub.port}" if hub is not None else "",
         "home": str(call.home.state.parent if call.home.root else call.home.state),
         "queued": call.person.queued(),
         "disk": _disk(call),
     }
-    record = None if call.config.hub else published(call.home)
+    record = None if hub is not None else published(call.home)
     problem = ""
-    if record is not None or call.config.hub:
+    if record is not None or hub is not None:
         if record is not None:
             told.update(_where(record))
         try:
             told.update(_counts(call), running=True)
-        except Unreachable as error:
+        except (Unreachable, Refused) as error:
             problem = str(error)
+            told["paired"] = not isinstance(error, Refused)
     elif told["stopped"]:
         problem = "the bus was stopped with 'talkbus down' (start it with 'talkbus up')"
     else:
@@ -114,7 +116,9 @@ def status(call: Call, as_json: bool) -> int:
         _show_status(told)
     if problem:
         exits.told(problem)
-    return exits.DONE if told["running"] else exits.UNREACHABLE
+    if told["running"]:
+        return exits.DONE
+    return exits.UNREACHABLE if told.get("paired", True) else exits.REFUSED
 
 
 def _where(record: Record) -> dict[str, Any]:
@@ -149,13 +153,21 @@ def _disk(call: Call) -> dict[str, int]:
     return {"used": used, "free": shutil.disk_usage(place).free if place else 0}
 
 
+def _state(told: dict[str, Any]) -> str:
+    if not told.get("paired", True):
+        return "not paired"
+    if not told["running"]:
+        return "not reachable" if told["hub"] else "down"
+    return f"runs, process {told['pid']}" if "pid" in told else "runs on another machine"
+
+
 def _show_status(told: dict[str, Any]) -> None:
     running = told["running"]
     queued = told["queued"]
     rows: list[tuple[str, object]] = [
-        ("bus", f"runs, process {told['pid']}" if running and "pid" in told else "runs" if running else "down"),
+        ("bus", _state(told)),
         ("version", told.get("version", "")),
-        ("endpoint", told.get("endpoint", "") or told["hub"]),
+        ("hub" if told["hub"] else "endpoint", told["hub"] or told.get("endpoint", "")),
         ("since", show.clock(told["since"]) if told.get("since") else ""),
         ("peers", told.get("peers", "")),
         ("unread", f"{told['unread']} for {told['name']}, {told['waiting']} on the bus" if running else ""),

@@ -17,7 +17,7 @@ import click
 if TYPE_CHECKING:
     from agent.person import Person
     from bus.client import View
-    from bus.config import Config, Home
+    from bus.config import Config, Home, Hub
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,10 +26,14 @@ VIEW_S = 5.0
 
 @dataclass
 class Call:
-    """Made once by talkbus.py. `serve` runs the broker in this process; only the entry point knows how."""
+    """Made once by talkbus.py, which alone knows the broker's side: `serve` runs the broker in this process, `unread`
+    and `moved` read the mail of a bus that does not run, and mark it as moved.
+    """
 
     version: str = ""
     serve: Callable[[Home, Config], int] | None = None
+    unread: Callable[[Home], list[dict[str, Any]]] | None = None
+    moved: Callable[[Home, list[dict[str, Any]]], None] | None = None
     as_name: str = ""
 
     @cached_property
@@ -67,10 +71,17 @@ class Call:
 
     def wake(self) -> None:
         """Have the broker run. Unreachable when it was stopped on purpose, or does not come up."""
-        if not self.config.hub:
+        if self.hub is None:
             from bus.daemon import ensure_broker
 
             ensure_broker(self.home)
+
+    @property
+    def hub(self) -> Hub | None:
+        """The broker of another machine that this one uses, if it does."""
+        from bus.joined import hub
+
+        return hub(self.home, self.config)
 
 
 Rows = list[tuple[dict[str, Any], bytes]]

@@ -19,7 +19,7 @@ import click
 from agent.cli import exits, show
 from agent.cli.call import Call, as_json, pass_call
 from agent.cli.install_checks import Check, client, installed
-from bus.errors import BusError, ConfigError
+from bus.errors import BusError, ConfigError, Refused
 
 if TYPE_CHECKING:
     from bus.daemon import Record
@@ -120,9 +120,10 @@ def _room(call: Call) -> Check:
 def _broker(call: Call) -> Iterator[Check]:
     from bus.daemon import published, stopped
 
-    record = None if call.config.hub else published(call.home)
-    if call.config.hub:
-        where = call.config.hub.partition("#")[0]
+    hub = call.hub
+    record = None if hub is not None else published(call.home)
+    if hub is not None:
+        where = f"the hub at {hub.host}:{hub.port}"
     elif record is not None:
         where = f"process {record.pid}, {record.router}"
     elif stopped(call.home):
@@ -142,8 +143,11 @@ def _asked(call: Call, record: Record | None, where: str) -> Iterator[Check]:
             stats: dict[str, Any] = next((value for value, _ in view.query("stats", {}, _QUERY_S).rows), {})
             now = show.now_ms()
             peers = [value for value, _ in view.query("peers", {}, _QUERY_S).rows]
+    except Refused:
+        yield Check("broker", "fail", f"not paired with {where}", "ask its owner: talkbus lan invite; then join here")
+        return
     except (BusError, TimeoutError) as error:
-        mend = "talkbus down && talkbus up" if record else "look at the other machine, or: talkbus config set hub ''"
+        mend = "talkbus down && talkbus up" if record else "look at the other machine, or: talkbus lan hub ADDRESS"
         yield Check("broker", "fail", f"{where} does not answer: {error}", mend)
         return
     if stats.get("writable", True):

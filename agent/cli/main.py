@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "search": ("trace", "search", "Search the text of all messages."),
     "transcript": ("transcript", "transcript", "Read what was said in another session on this machine."),
     "prune": ("prune", "prune", "Remove old messages that were read."),
+    "lan": ("lan", "lan", "Make several machines one bus."),
     "up": ("broker", "up", "Start the bus."),
     "down": ("broker", "down", "Stop the bus, until 'talkbus up'."),
     "status": ("broker", "status", "Tell whether the bus runs, and how it is."),

@@ -26,6 +26,7 @@ from agent.inbox import Letter
 from agent.link import Link
 from agent.session import Session
 from agent.statusline import StatusFile
+from bus import joined
 from bus.config import Config, Home
 from bus.errors import BusError, StoreError, Unreachable
 from bus.processes import start_time
@@ -78,7 +79,7 @@ class Ladder:
         self._sits = ""
         self._turning = asyncio.Lock()
         self._told: tuple[str, str, int] = ("", "", 0)
-        self._status = StatusFile(home, client, hub=bool(config.hub))
+        self._status = StatusFile(home, client, hub=joined.hub(home, config) is not None)
         self._peers, self._peers_at = 0, 0
         self._counted: tuple[str, int] = ("", 0)
         earlier = self._loop.on_rebuilt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bus.ops import mail, naming, state, upkeep
+from bus.ops import machines, mail, naming, state, upkeep
 from bus.ops.kinds import Op
 
 OPS: dict[str, Op] = {
@@ -17,4 +17,8 @@ OPS: dict[str, Op] = {
     "state.set": Op(state.set_value, "key:text ver?:num ttl?:num"),
     "state.delete": Op(state.delete, "key:text ver?:num"),
     "prune": Op(upkeep.prune, "before:num", role="owner"),
+    "lan.invite": Op(machines.invite, "digest:text role?:text label?:text ttl?:num", role="owner"),
+    "lan.close": Op(machines.close, "", role="owner"),
+    "lan.revoke": Op(machines.revoke, "host:text", role="owner"),
+    "lan.role": Op(machines.change_role, "host:text role:text", role="owner"),
 }

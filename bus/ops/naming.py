@@ -7,6 +7,7 @@ from bus.core import Activity, Core, Session
 from bus.deliveries import let_go
 from bus.errors import Code, Refused
 from bus.ops.kinds import Answer, own_mailbox
+from bus.plain import is_plain
 from bus.sessions import describe, displace, make_mailbox, occupy, welcome
 from bus.world import Mailbox
 
@@ -108,7 +109,7 @@ def status(core: Core, session: Session, req: wire.Req) -> Answer:
         known = meta.get("metadata")
         own = {**(known if isinstance(known, dict) else {}), **args["metadata"]}
         own = {k: v for k, v in own.items() if v is not None}
-        if not wire.is_plain(own):
+        if not is_plain(own):
             raise Refused(Code.INVALID, "metadata is no plain JSON of at most 6 levels")
         if len(wire.pack(own)) > METADATA_MAX:
             raise Refused(Code.TOO_LARGE, f"metadata is larger than {METADATA_MAX} octets")
