@@ -288,6 +288,7 @@ class Shell:
             push.ttl,
             m.hops,
             push.again,
+            push.quiet,
             m.body,
         )
 

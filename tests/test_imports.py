@@ -27,7 +27,7 @@ OF_BUS_FOR_AGENTS = {
 PURE = {
     *(f"bus.{name}" for name in "errors names wire world effects core deliveries sessions addresses".split()),
     *(f"bus.{name}" for name in "requests activity broker ops ops.kinds ops.mail ops.naming ops.state".split()),
-    *(f"bus.{name}" for name in "ops.upkeep store_writes".split()),
+    *(f"bus.{name}" for name in "ops.upkeep ops.hold store_writes policy governor journal".split()),
     *(f"agent.{name}" for name in "book effects sending inbox link".split()),
 }
 WORLD = {

@@ -155,7 +155,7 @@ class Ladder:
         if any(f.path == "hook" and f.task for f in self._flights) and self._native_open(now):
             await self._take_back()  # the waiter was sent away, and nobody would ring
         waiting = await self._call(self._waiting)
-        if any(letter.msg.kind == "task" for letter in waiting):
+        if any(letter.wakes for letter in waiting):
             await self._deliver(waiting, now)
         elif waiting and self._maildir.hooked():
             await self._leave_for_hook(waiting, now, task=False)
@@ -235,7 +235,7 @@ class Ladder:
         if not letters:
             return
         flight = self._begin(letters, "hook", now)
-        flight.task = any(letter.msg.kind == "task" for letter in letters)
+        flight.task = any(letter.wakes for letter in letters)
         text = f"{self._text(letters, left, HOOK_BUDGET)}\n\n(talkbus delivery {flight.nonce})"
         self._parser.watch(flight.nonce, flight.nonce)
         wall = time.time_ns() // 1_000_000
