@@ -173,8 +173,9 @@ def is_thanks(body: bytes) -> bool:
         return bool(text.strip(" .,!;:()\r\n\t"))  # a thumb
     at = 0
     while at < len(words):
-        size = next((n for n in range(_LONGEST, 0, -1) if tuple(words[at : at + n]) in _PHRASES), 0)
-        if not size or at + size > len(words):
+        most = min(_LONGEST, len(words) - at)
+        size = next((n for n in range(most, 0, -1) if tuple(words[at : at + n]) in _PHRASES), 0)
+        if not size:
             return False
         at += size
     return True
