@@ -59,13 +59,18 @@ def _exchange(person: Person, asker: Asker, view: View, made: Draft, timeout: fl
     ident = ""
     for event in following(view, ("msg.stored",), timeout):
         ident = ident or _send(person, made)
-        if event is None or (event.get("mailbox") == asker.id and event.get("re") == ident):
+        if event is None or _may_be(event, asker.id, ident):
             rows = asker.ask("inbox", {"re": ident, "unread": False, "oldest": True, "limit": 1}).rows
             if rows:
                 return rows
     if not ident:
         raise exits.TimedOut("the bus was too slow to follow (nothing was sent; wait longer)")
     raise exits.TimedOut(f"no answer to {ident} within {timeout:g} s (it will be in the inbox; talkbus why {ident})")
+
+
+def _may_be(event: dict[str, Any], mailbox: str, ident: str) -> bool:
+    """Whether an event may tell of the answer; that of a released message does not say what it replies to."""
+    return event.get("mailbox") == mailbox and (event.get("re") == ident or event.get("released") is True)
 
 
 def _send(person: Person, made: Draft) -> str:
