@@ -183,3 +183,31 @@ def test_a_refusal_of_the_broker_is_told(script: Script) -> None:
     script.settled = Settled(1, int(Code.NOT_FOUND), {}, "no machine is called 'x' (known: laptop)")
     result = run(script, "policy", "set", "hold", "--machine", "x")
     assert (result.exit_code, result.stderr) == (exits.REFUSED, "error: no machine is called 'x' (known: laptop)\n")
+
+
+# -- redaction -------------------------------------------------------------------------------------------------------
+
+TOKEN = "ghp_" + "a1" * 18
+
+
+def test_send_tells_what_it_redacts_and_raw_is_for_a_person(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    script.settled = Settled(1, 200, {"to": [{"name": "api", "host": "h", "status": "stored", "code": 200}]}, "")
+    told = run(script, "send", "api", f"use {TOKEN}", "--json")
+    assert json.loads(told.stdout)["redacted"] == {"GitHub token": 1}
+    assert "redacted before it was sent: GitHub token" in told.stderr and "--raw" in told.stderr
+    raw = run(script, "send", "api", f"use {TOKEN}", "--raw")
+    assert raw.exit_code == exits.DONE and "redacted" not in raw.stderr
+    assert "redacted" not in json.loads(run(script, "send", "api", "no secret", "--json").stdout)
+    assert script.done[1][0] == "send" and len(script.done) == 3
+    for kind in ("session", "script"):
+        monkeypatch.setattr(FakePerson, "kind", kind)
+        refused = run(script, "send", "api", f"use {TOKEN}", "--raw")
+        assert refused.exit_code == exits.REFUSED and "only a person may send secrets" in refused.stderr
+    assert len(script.done) == 3
+
+
+def test_state_and_summary_tell_what_they_redact(script: Script) -> None:
+    script.settled = Settled(1, 200, {"ver": 3}, "")
+    assert "redacted before it was written: GitHub token" in run(script, "state", "set", "k", f'"{TOKEN}"').stderr
+    assert "redacted before it was told: GitHub token" in run(script, "summary", f"with {TOKEN}").stderr
+    assert TOKEN not in str(script.done[-1])
