@@ -13,6 +13,9 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
     from bus.config import Config, Home
 
 __version__ = "0.1.0"
@@ -24,7 +27,7 @@ def main() -> None:
     from agent.cli.call import Call
     from agent.cli.main import cli
 
-    cli.main(prog_name="talkbus", obj=Call(version=__version__, serve=_serve))
+    cli.main(prog_name="talkbus", obj=Call(version=__version__, serve=_serve, audit=_audit))
 
 
 def tap() -> None:
@@ -41,6 +44,15 @@ def _serve(home: Home, config: Config) -> int:
     from bus.server import serve
 
     return serve(home, config, version=__version__)
+
+
+def _audit(path: Path, heads: list[tuple[str, str, int, str]]) -> dict[str, Any]:
+    """What the journal of a database is worth, as plain data."""
+    from dataclasses import asdict
+
+    from bus.store_audit import Head, verify
+
+    return asdict(verify(path, [Head(*head) for head in heads]))
 
 
 def _ours_first() -> None:

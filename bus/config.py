@@ -175,6 +175,9 @@ SETTINGS: Mapping[str, Setting] = {
         Setting("log.level", "info", "what the logs keep", "TALKBUS_LOG", choices=_LEVELS),
         Setting("limits.rate", 60, "requests a second one session may sustain", low=1),
         Setting("limits.burst", 600, "requests one session may send at once", low=1),
+        Setting("limits.hops", 64, "replies in a row without a person; 0 = no limit"),
+        Setting("limits.thanks", 4, "messages of mere thanks back and forth; 0 = no limit"),
+        Setting("limits.wakes", 60, "times an hour a session is woken; 0 = no limit"),
         Setting("prune.days", 30, "days that settled messages are kept", low=1, high=36_500),
         Setting("delivery.native", True, "deliver through the session's own inbox where there is one"),
         Setting("history.share", True, "let sessions on this machine read what was said in each other"),
@@ -195,6 +198,9 @@ class Config:
     log_level: str
     limits_rate: int
     limits_burst: int
+    limits_hops: int
+    limits_thanks: int
+    limits_wakes: int
     prune_days: int
     delivery_native: bool
     history_share: bool
@@ -206,6 +212,10 @@ class Config:
         """The value of a setting by its dotted name; ConfigError for an unknown one."""
         value: Value = getattr(self, _find(name).name.replace(".", "_"))
         return value
+
+    def limits(self) -> dict[str, int]:
+        """The settings below `limits`, by the last part of their names."""
+        return {name[7:]: int(self.value(name)) for name in SETTINGS if name.startswith("limits.")}
 
     def origin(self, name: str) -> Origin:
         """Where that value comes from; ConfigError for an unknown one."""

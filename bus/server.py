@@ -114,7 +114,7 @@ class Shell:
         self._door, self._store, self._reader, self._wake = door, store, reader, wake
         self._router = door.router
         self._clock = Clock()
-        settings = Settings(rate=config.limits_rate, burst=config.limits_burst)
+        settings = Settings(**config.limits())
         self.broker = Broker(store.load(), self._clock(), settings)
         self._publisher = Publisher(door.xpub, secrets.token_hex(8))
         self._chores = Chores(store, reader, time.monotonic)

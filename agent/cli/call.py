@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agent.person import Person
     from bus.client import View
     from bus.config import Config, Home
@@ -26,10 +28,13 @@ VIEW_S = 5.0
 
 @dataclass
 class Call:
-    """Made once by talkbus.py. `serve` runs the broker in this process; only the entry point knows how."""
+    """Made once by talkbus.py. `serve` runs the broker in this process, `audit` looks through its journal: only the
+    entry point knows how.
+    """
 
     version: str = ""
     serve: Callable[[Home, Config], int] | None = None
+    audit: Callable[[Path, list[RememberedHead]], dict[str, Any]] | None = None
     as_name: str = ""
 
     @cached_property
@@ -73,6 +78,7 @@ class Call:
             ensure_broker(self.home)
 
 
+RememberedHead = tuple[str, str, int, str]  # who remembers it, store, number and chain of the last operation
 Rows = list[tuple[dict[str, Any], bytes]]
 
 

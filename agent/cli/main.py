@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "hold": ("hold", "hold", "See, release or drop what is held for you."),
     "pause": ("pause", "pause", "Hold all mail to the sessions of this machine."),
     "resume": ("pause", "resume", "End the pause: what only the pause held goes on."),
+    "audit": ("audit", "audit", "Look whether the journal was tampered with."),
     "prune": ("prune", "prune", "Remove old messages that were read."),
     "up": ("broker", "up", "Start the bus."),
     "down": ("broker", "down", "Stop the bus, until 'talkbus up'."),
