@@ -8,6 +8,8 @@ One thread at a time may use a Store; another thread takes a reader().
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -18,11 +20,14 @@ from typing import Any, Self
 from bus.database import create, refusal, told, transaction
 from bus.effects import AddMessage, Read, Write
 from bus.errors import StoreError
+from bus.private import private_file
 from bus.store_reads import answer
 from bus.store_schema import connect, prepare
 from bus.store_upkeep import Pruner, index_some, meta
 from bus.store_writes import Plan
 from bus.world import Entry, Mailbox, Outbox, Pending, Rule, Saved, World
+
+log = logging.getLogger("talkbus.broker")
 
 CACHE_MAX = 32 << 20  # octets of fresh texts kept for the pushes that follow a commit
 CACHE_ENTRY = 1024  # what an entry costs beside its text, about
@@ -60,9 +65,13 @@ class Store:
     def open(cls, path: Path) -> Self:
         """Open the file, made 0600 with the present schema when it is not there.
 
-        StoreError, with the mend, for what is no database, another program's, or of a newer talkbus.
+        StoreError, with the mend, for what is no database, another program's, or of a newer talkbus; ConfigError for
+        a symlink, or somebody else's file. One that stands open to others is closed, and the log says so.
         """
         create(path)
+        for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+            if os.path.lexists(file) and private_file(file):
+                log.warning("! %s stood open to others; it is closed now, but may have been read", file)
         db: sqlite3.Connection | None = None
         try:
             db = connect(str(path))

@@ -26,7 +26,7 @@ from bus.effects import (
     Release,
     Write,
 )
-from bus.errors import StoreError
+from bus.errors import ConfigError, StoreError
 from bus.store import CACHE_ENTRY, CACHE_MAX, Store
 from bus.world import Mailbox, Outbox, Pending, Saved, World
 
@@ -112,7 +112,7 @@ def test_what_is_not_ours_is_refused_with_file_and_mend(tmp_path: Path, content:
 def test_a_missing_directory_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be made"):
         Store.open(tmp_path / "no" / "bus.db")
-    with pytest.raises(StoreError, match="cannot open"):
+    with pytest.raises(ConfigError, match="is no file"):
         (tmp_path / "dir").mkdir()
         Store.open(tmp_path / "dir")
 
