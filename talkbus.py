@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any
 
     from bus.config import Config, Home
@@ -26,7 +27,8 @@ def main() -> None:
     from agent.cli.call import Call
     from agent.cli.main import cli
 
-    cli.main(prog_name="talkbus", obj=Call(version=__version__, serve=_serve, unread=_unread, moved=_moved))
+    own = Call(version=__version__, serve=_serve, unread=_unread, moved=_moved, audit=_audit)
+    cli.main(prog_name="talkbus", obj=own)
 
 
 def tap() -> None:
@@ -57,6 +59,15 @@ def _moved(home: Home, letters: list[dict[str, Any]]) -> None:
     from bus.leftover import moved
 
     moved(home, letters)
+
+
+def _audit(path: Path, heads: list[tuple[str, str, int, str]]) -> dict[str, Any]:
+    """What the journal of a database is worth, as plain data."""
+    from dataclasses import asdict
+
+    from bus.store_audit import Head, verify
+
+    return asdict(verify(path, [Head(*head) for head in heads]))
 
 
 def _ours_first() -> None:

@@ -31,6 +31,11 @@ class Letter:
         """Its name in the ledger."""
         return f"{self.msg.host}/{self.msg.id}"
 
+    @property
+    def wakes(self) -> bool:
+        """Whether it may start something: a task that the broker has not quieted."""
+        return self.msg.kind == "task" and not self.msg.quiet
+
 
 class Inbox:
     """What came in, what is being shown, what was shown."""

@@ -17,6 +17,7 @@ from typing import Any
 from agent.book import Book, PutBook
 from agent.effects import Batch, Ended, Finished, Lost, Parked, Parted, Welcomed
 from agent.inbox import Inbox
+from agent.redact import outgoing
 from agent.sending import Sending
 from bus import wire
 from bus.errors import Code, LocalError, RemoteError
@@ -56,7 +57,7 @@ _PASSING = (Code.UNKNOWN_SESSION, Code.TOO_MANY, Code.BUSY)
 
 @dataclass(slots=True)
 class Profile:
-    """Who this link says it is. `mode` as in PROTOCOL.md §5; `hb` in ms."""
+    """Who this link says it is. `mode` as in PROTOCOL.md §5; `hb` in ms; `raw`: a person wants nothing redacted."""
 
     mode: str
     inst: str
@@ -64,6 +65,7 @@ class Profile:
     hb: int = wire.HEARTBEAT_MS
     meta: dict[str, Any] = field(default_factory=dict)
     activity: str = ""
+    raw: bool = False
 
 
 class Link:
@@ -117,6 +119,8 @@ class Link:
 
         LocalError when it cannot be sent at all: nothing is written then.
         """
+        if not self.profile.raw:
+            args, body, _ = outgoing(op, args, body)
         if len(body) > wire.BODY_MAX:
             raise LocalError(f"the text has {len(body)} octets, {wire.BODY_MAX} are allowed (send a file or less)")
         ident = ident or self._new_row_id()
@@ -356,8 +360,7 @@ class Link:
         first = self.book.first
         self.sending.settle(now, rep)
         for row in range(first, self.book.first):
-            idents = self._receipts.pop(row, None)
-            if idents:
+            if idents := self._receipts.pop(row, None):
                 self.inbox.reported(idents)
 
     def _complaint(self, now: int, err: wire.Err) -> None:

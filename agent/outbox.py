@@ -21,12 +21,13 @@ from bus.errors import RemoteError, StoreError
 from bus.private import check_private
 
 APPLICATION = 0x54424147  # "TBAG", so that another program's database is not taken for ours
-VERSION = 1
+VERSION = 2
 BUSY_MS = 1000  # a person looking into the file with another tool may hold us up no longer than this
 CACHE_MAX = 8 << 20  # octets of rows just written, kept for the REQs that follow the commit
 CACHE_ENTRY = 512  # what an entry costs beside its texts, about
 KEPT_MS = 7 * 86_400_000  # how long a settled row can still be asked for
 LEDGER_ON_DISK = 4 * LEDGER_KEPT
+HEADS_KEPT = 64  # ends of the broker's journal, as WELCOMEs told them: an audit compares them with what is there
 PLAIN_MAX = 2 * wire.BODY_MAX  # arguments and results come from a head or a body, so none of ours is larger
 
 # A reply is a row of its own: an UPDATE beside a body of 256 KiB would write that body again.
@@ -45,6 +46,14 @@ CREATE TABLE ledger (line INTEGER PRIMARY KEY, ident TEXT NOT NULL UNIQUE, state
 CREATE INDEX ledger_untold ON ledger (line) WHERE told = 0;
 INSERT INTO book VALUES (1, '', 0, 1, 0, '', 0, '', 0, '')
 """
+_HEADS = """
+CREATE TABLE heads (row INTEGER PRIMARY KEY, store TEXT NOT NULL, seq INTEGER NOT NULL, chain TEXT NOT NULL,
+  UNIQUE (store, seq, chain));
+INSERT INTO heads (store, seq, chain) SELECT store, seq, chain FROM book WHERE seq > 0
+"""
+_MIGRATIONS = (_SCHEMA, _HEADS)  # entry i brings a database of version i to version i + 1
+_PUT_HEAD = "INSERT OR IGNORE INTO heads (store, seq, chain) VALUES (?, ?, ?)"
+_OLD_HEADS = "DELETE FROM heads WHERE row <= (SELECT row FROM heads ORDER BY row DESC LIMIT 1 OFFSET ?)"
 
 _ROWS = (
     "SELECT r.row, r.id, r.op, r.args, r.body, r.at, p.code, coalesce(p.result, x'80'), coalesce(p.text, ''), "
@@ -162,6 +171,8 @@ class Outbox:
                     case PutBook(book):
                         kept = (book.ob, book.base, book.name, book.term, book.store, book.seq, book.chain)
                         self._db.execute(_PUT_BOOK, kept)
+                        if book.seq and self._db.execute(_PUT_HEAD, (book.store, book.seq, book.chain)).rowcount:
+                            self._db.execute(_OLD_HEADS, (HEADS_KEPT,))
                     case PutShown(ident, shown):
                         line = (ident, shown.state, shown.path, shown.proof, shown.at, shown.told)
                         self._db.execute(_PUT_SHOWN, line)
@@ -272,6 +283,21 @@ class Outbox:
         return database.transaction(self._db, self._where, doing)
 
 
+def remembered(path: Path) -> list[tuple[str, int, str]]:
+    """The ends of journals that an agent.db remembers, oldest first: store, number and chain. Reads only, also while
+    an agent has it. StoreError when it cannot be read.
+    """
+    where = str(path)
+    with database.told(where, "read"):
+        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            version = database.version(db, where, APPLICATION, VERSION)
+            table = "heads ORDER BY row" if version > 1 else "book WHERE seq > 0"
+            return [tuple(row) for row in db.execute(f"SELECT store, seq, chain FROM {table}")] if version else []
+        finally:
+            db.close()
+
+
 def _shown(state: str, path: str, proof: str, at: int, told: int) -> Shown:
     return Shown(state, path, proof, at, bool(told))
 
@@ -288,7 +314,8 @@ def _prepare(db: sqlite3.Connection, where: str) -> None:
     if version == VERSION:
         return
     with database.transaction(db, where, "open the database"):
-        for statement in _SCHEMA.split(";\n"):
-            db.execute(statement)
+        for statements in _MIGRATIONS[version:]:
+            for statement in statements.split(";\n"):
+                db.execute(statement)
         db.execute(f"PRAGMA application_id = {APPLICATION}")
         db.execute(f"PRAGMA user_version = {VERSION}")

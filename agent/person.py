@@ -99,8 +99,11 @@ class Person:
 
     # -- what changes something -----------------------------------------------------------------------------------
 
-    def submit(self, op: str, args: dict[str, Any], body: bytes = b"", queue: bool = True) -> Outcome:
-        """Write a request to disk and wait for its reply as long as the broker deserves it.
+    def submit(
+        self, op: str, args: dict[str, Any], body: bytes = b"", queue: bool = True, raw: bool = False
+    ) -> Outcome:
+        """Write a request to disk and wait for its reply as long as the broker deserves it. Secrets in it are
+        redacted before it is written, but for `raw`, which is for a person who insists.
 
         Without `queue` nothing is written when there is no broker: Unreachable. LocalError when it cannot be sent at
         all, StoreError when the disk refuses: then it is not queued either.
@@ -110,7 +113,7 @@ class Person:
             raise Unreachable(reason)
         with self._acting(SEAT_S) as seat:
             outbox = Outbox.open(seat.database)
-            with self._link(outbox) as link:
+            with self._link(outbox, raw) as link:
                 row, ident = link.loop.submit(op, args, body)
                 at = link.loop.clock()
                 settled, why = link.reply(row, bool(reason))
@@ -277,11 +280,11 @@ class Person:
             seat.leave()
 
     @contextmanager
-    def _link(self, outbox: Outbox) -> Iterator[_Linked]:
+    def _link(self, outbox: Outbox, raw: bool = False) -> Iterator[_Linked]:
         # No folder and no project: mail for a folder is for the sessions that work there, and a session that comes
         # later may take this name.
         meta = {} if self.kind == "session" else {"kind": self.kind}
-        profile = Profile("send", f"cli-{os.getpid()}-{secrets.token_hex(4)}", self.name, meta=meta)
+        profile = Profile("send", f"cli-{os.getpid()}-{secrets.token_hex(4)}", self.name, meta=meta, raw=raw)
         link = _Linked(self, outbox, profile)
         try:
             link.loop.start()

@@ -157,6 +157,11 @@ def wait_seat(home: Home, name: str, kind: Kind, timeout: float) -> Seat:
     return _read(seat.folder, seat.lock) or seat
 
 
+def every(home: Home) -> list[Seat]:
+    """All seats there are, in use or not; nothing is locked."""
+    return sorted(_seats(home.agents), key=lambda seat: seat.name) if home.agents.is_dir() else []
+
+
 def living(home: Home) -> list[Live]:
     """Who sits where at this moment, the one that sat down last first."""
     return [live for _, live in sorted(_lives(home), key=lambda pair: pair[0], reverse=True)]

@@ -16,7 +16,7 @@ from agent.inbox import Letter
 from agent.link import Link
 from agent.loop import new_row_id
 from agent.tooling import Args, Desk, ToolError
-from agent.tools_mail import check_recipients, not_sent, queued, recipients
+from agent.tools_mail import check_recipients, not_sent, queued, recipients, redacted
 
 WAIT_S = 45
 WAIT_MAX_S = 55
@@ -58,11 +58,12 @@ async def ask(desk: Desk, args: Args) -> str:
         letters, now = await asyncio.wrap_future(loop.call(end))
     finally:
         loop.call(lambda link, _now: desk.asks.drop(link, ident))
+    more = redacted("send", {}, body.encode())
     if letters:
-        return f"answer to {ident}:\n\n" + render.render(plain(letters), now, BUDGET)
+        return f"answer to {ident}:\n\n" + render.render(plain(letters), now, BUDGET) + more
     if said is None:
-        return f"waiting: no answer yet. {queued(desk, ident)} {_LATER.format(ident=ident)}"
-    return f"waiting (id {ident}): no answer in time; {said}. {_LATER.format(ident=ident)}"
+        return f"waiting: no answer yet. {queued(desk, ident)} {_LATER.format(ident=ident)}{more}"
+    return f"waiting (id {ident}): no answer in time; {said}. {_LATER.format(ident=ident)}{more}"
 
 
 _LATER = "The answer will come as a message in reply to {ident}; do not ask again."

@@ -12,7 +12,7 @@ from typing import Any
 from agent import render
 from agent.effects import Settled
 from agent.tooling import Args, Desk, ToolError
-from agent.tools_mail import REPLY_S, post, query, queued
+from agent.tools_mail import REPLY_S, post, query, queued, redacted
 from bus import names, wire
 from bus.errors import Code
 
@@ -86,7 +86,7 @@ async def set_status(desk: Desk, args: Args) -> str:
         elif settled.code != Code.OK:
             raise ToolError(f"status not set: {settled.text} (code {settled.code})")
         else:
-            lines.append("status set")
+            lines.append("status set" + redacted("status", request, b""))
     return "; ".join(lines) if lines else await _whoami(desk)
 
 
@@ -200,9 +200,8 @@ async def set_state(desk: Desk, args: Args) -> str:
         if args.has("ttl_s"):
             request["ttl"] = args.number("ttl_s", 0, 1, 10_000_000) * 1000
     ident, settled = await post(desk, "state.delete" if delete else "state.set", request, body, STATE_S)
-    if settled is None:
-        return queued(desk, ident)
-    return _written(key, settled, delete)
+    more = redacted("state.set", request, body)
+    return (queued(desk, ident) if settled is None else _written(key, settled, delete)) + more
 
 
 def _written(key: str, settled: Settled, delete: bool) -> str:

@@ -16,6 +16,7 @@ from agent.delivery.piggyback import BUDGET, counted, letter_of, plain
 from agent.effects import Settled
 from agent.inbox import Letter
 from agent.link import Link
+from agent.redact import outgoing
 from agent.tooling import Args, Desk, ToolError
 from bus import names, wire
 from bus.errors import Code
@@ -48,9 +49,16 @@ async def send_message(desk: Desk, args: Args) -> str:
     if args.has("ttl_s"):
         request["ttl"] = args.number("ttl_s", 0, 1, 10_000_000) * 1000
     ident, settled = await post(desk, "send", request, body.encode(), REPLY_S)
+    more = redacted("send", request, body.encode())
     if settled is None:
-        return queued(desk, ident)
-    return not_sent(settled, ident)
+        return queued(desk, ident) + more
+    return not_sent(settled, ident) + more
+
+
+def redacted(op: str, args: dict[str, Any], body: bytes) -> str:
+    """What the link takes out of a request before it writes it, as a sentence more; "" for nothing."""
+    found = outgoing(op, args, body)[2]
+    return f" (redacted before it left: {found}; there is no way around that for you)" if found else ""
 
 
 async def post(desk: Desk, op: str, args: dict[str, Any], body: bytes, wait: float) -> tuple[str, Settled | None]:
@@ -281,7 +289,7 @@ async def _note(desk: Desk, sender: str, ident: str, note: str) -> str:
     sent, settled = await post(desk, "send", request, note.encode("utf-8", "replace"), REPLY_S)
     if settled is None:
         return f"note to {sender} queued (id {sent})"
-    return f"note {not_sent(settled, sent)}"
+    return f"note {not_sent(settled, sent)}{redacted('send', request, note.encode('utf-8', 'replace'))}"
 
 
 async def message_status(desk: Desk, args: Args) -> str:

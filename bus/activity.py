@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from bus import wire
+from bus import policy, wire
 from bus.addresses import kind_of, stale
 from bus.core import Core, Session
 from bus.deliveries import unread
 from bus.effects import Read
 from bus.errors import Code
+from bus.governor import Breaker
 from bus.roll import fingerprint
 from bus.sessions import brief
 from bus.world import Mailbox
@@ -30,6 +31,8 @@ QUERIES = {
     "log": "after?:num limit?:num",
     "snapshot": "nonce:text",
     "stats": "",
+    "policy": "",
+    "held": "after?:num limit?:num",
     "prune": "before:num",
     "machines": "",
 }
@@ -37,11 +40,12 @@ EVENTS = {
     "msg": "stored held refused offered injected acked answered expired failed",
     "peer": "open lost gone name status",
     "state": "set delete",
-    "bus": "start stop full prune",
+    "bus": "start stop full prune policy pause breaker",
     "lan": "invited closed joined refused revoked role",
     "sync": "the nonce",
 }
 BODIES = frozenset({"inbox", "message", "history", "search"})  # not for observers
+BREAKERS_TOLD = 16
 _TEXTS = ("cwd", "branch", "client", "summary", "project")
 
 
@@ -55,9 +59,7 @@ def query(core: Core, session: Session, qry: wire.Qry) -> None:
         return
     answer = _IN_MEMORY.get(qry.what)
     if answer is None:
-        core.batch.sends.append(
-            Read(session.route, qry.r, qry.what, qry.args, session.mailbox, session.who.key, session.who.role)
-        )
+        core.batch.sends.append(_read(session, qry))
     else:
         answer(core, session, qry)
 
@@ -93,8 +95,10 @@ def row(core: Core, mailbox: Mailbox) -> dict[str, Any]:
 
 def _whoami(core: Core, session: Session, qry: wire.Qry) -> None:
     mailbox = core.world.mailboxes.get(session.mailbox)
-    value = row(core, mailbox) if mailbox else {"name": "", "host": session.who.host}
+    value: dict[str, Any] = row(core, mailbox) if mailbox else {"name": "", "host": session.who.host}
     value["role"] = session.who.role
+    if mailbox:
+        value["held"] = len(mailbox.held)
     core.send(session.route, wire.Part(qry.r, value))
     done(core, session, qry.r, Code.OK)
 
@@ -111,6 +115,8 @@ def _peers(core: Core, session: Session, qry: wire.Qry) -> None:
             continue
         if own is not None and not _in_scope(own, session, mailbox, scope):
             continue
+        if mailbox.key == session.who.key:
+            told["held"] = len(mailbox.held)  # how much waits for a person is that person's business
         core.send(session.route, wire.Part(qry.r, told))
     done(core, session, qry.r, Code.OK)
 
@@ -153,6 +159,9 @@ def _stats(core: Core, session: Session, qry: wire.Qry) -> None:
         "writable": core.writable,
         "started": core.started,
         "now": core.now,
+        "held": sum(1 for _ in policy.held_of(core, session.who.key)),
+        "paused": world.paused.get(session.who.key, 0),
+        "breakers": [_breaker(core, known) for known in core.governor.breakers(core.now)[:BREAKERS_TOLD]],
         "counters": dict(core.counters),
     }
     core.send(session.route, wire.Part(qry.r, value))
@@ -186,10 +195,49 @@ def _machines(core: Core, session: Session, qry: wire.Qry) -> None:
     done(core, session, qry.r, Code.OK)
 
 
+def _breaker(core: Core, known: Breaker) -> dict[str, Any]:
+    mailbox = core.world.mailboxes.get(known.mailbox)
+    who = {"name": mailbox.name, "host": mailbox.host} if mailbox else {"name": known.mailbox, "host": ""}
+    return {"what": known.what, **who, "until": known.until, "count": known.count}
+
+
+def _policy(core: Core, session: Session, qry: wire.Qry) -> None:
+    """The rules of the asker's key, as the most specific first, and what holds without one."""
+    key = session.who.key
+    rules = core.world.policy.get(key, {})
+    for rule in sorted(rules.values(), key=lambda r: (not r.machine, not r.name, not r.kind, r.machine, r.name)):
+        told = {"machine": rule.machine, "name": rule.name, "kind": rule.kind, "action": rule.action, "ts": rule.ts}
+        told["host"] = policy.label_of(core, rule.machine) if rule.machine else ""
+        told["own"] = rule.machine == key
+        core.send(session.route, wire.Part(qry.r, {"rule": told}))
+    core.send(session.route, wire.Part(qry.r, {"paused": core.world.paused.get(key, 0)}))
+    done(core, session, qry.r, Code.OK)
+
+
+def _held(core: Core, session: Session, qry: wire.Qry) -> None:
+    """What is held has not been shown to any model, and is not by this either: the disk answers a person only."""
+    if not session.person:
+        done(
+            core,
+            session,
+            qry.r,
+            Code.FORBIDDEN,
+            "what is held is for a person (talkbus hold list, outside a session)",
+        )
+        return
+    core.batch.sends.append(_read(session, qry))
+
+
+def _read(session: Session, qry: wire.Qry) -> Read:
+    return Read(session.route, qry.r, qry.what, qry.args, session.mailbox, session.who.key, session.who.role)
+
+
 _IN_MEMORY = {
     "whoami": _whoami,
     "peers": _peers,
     "snapshot": _snapshot,
     "stats": _stats,
     "machines": _machines,
+    "policy": _policy,
+    "held": _held,
 }

@@ -60,7 +60,7 @@ def resolve(core: Core, sender: Mailbox, text: str, new: bool) -> list[Target]:
         living = [m for m in found if core.presence(m) != "gone"]
         found = living or found
     else:
-        found = _by_name(core, sender, address.name)
+        found = by_name(core, sender, address.name)
     if len(found) == 1:
         return [Target(text, found[0])]
     if found:
@@ -77,7 +77,8 @@ def _living(core: Core, mailbox: Mailbox) -> bool:
     return mailbox.id in core.holders or (mailbox.term > 0 and core.now - mailbox.active < DAY_MS)
 
 
-def _by_name(core: Core, sender: Mailbox, name: str) -> list[Mailbox]:
+def by_name(core: Core, sender: Mailbox, name: str) -> list[Mailbox]:
+    """Whom a bare name means to this sender: the own key's, else all that fit."""
     own = core.mailbox_named(sender.key, name)
     if own is not None:
         return [own]

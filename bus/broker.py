@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bus import activity, deliveries, enrolment, requests, sessions, wire
+from bus import activity, deliveries, enrolment, policy, requests, sessions, wire
 from bus.core import Core, Session, Settings, Who
 from bus.effects import AddOp, Admit, Batch, Greet, Push, Read, Recall, Send
 from bus.errors import Code, RemoteError
@@ -73,7 +73,7 @@ class Broker:
         for mailbox in core.world.mailboxes.values():
             if mailbox.inst:
                 core.at(core.lost_at.get(mailbox.id, core.started) + core.settings.lease, "lease", mailbox.id)
-            for pending in mailbox.pending.values():
+            for pending in (*mailbox.pending.values(), *mailbox.held.values()):
                 if pending.expires:
                     core.at(max(pending.expires, core.started + core.settings.lease), "expire", mailbox.id, pending.n)
         for entry in core.world.state.values():
@@ -149,6 +149,7 @@ class Broker:
                 sessions.lease_out(core, *ref)
             elif kind == "expire":
                 deliveries.expire(core, *ref)
+                policy.expire(core, *ref)
             elif kind == "state":
                 state_ops.expire(core, *ref)
             elif kind == "busy":
@@ -180,7 +181,7 @@ class Broker:
         if not any(isinstance(effect, Admit) for effect in batch.doors):
             core.invitation = former.invitation
         core.started, core.events, core.counters = former.started, former.events, former.counters
-        core.lost_at, core.activity, core.buckets = former.lost_at, former.activity, former.buckets
+        core.lost_at, core.activity, core.governor = former.lost_at, former.activity, former.governor
         core.count("undone")
         core.writable = False
         if core.invitation is not None:

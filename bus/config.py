@@ -181,6 +181,9 @@ SETTINGS: Mapping[str, Setting] = {
         Setting("lan.announce", False, "let 'talkbus lan find' on this network find this hub (mDNS)"),
         Setting("limits.rate", 60, "requests a second one session may sustain", low=1),
         Setting("limits.burst", 600, "requests one session may send at once", low=1),
+        Setting("limits.hops", 64, "replies in a row without a person; 0 = no limit"),
+        Setting("limits.thanks", 4, "messages of mere thanks back and forth; 0 = no limit"),
+        Setting("limits.wakes", 60, "times an hour a session is woken; 0 = no limit"),
         Setting("prune.days", 30, "days that settled messages are kept", low=1, high=36_500),
         Setting("delivery.native", True, "deliver through the session's own inbox where there is one"),
         Setting("delivery.channel", False, "push by channel where nothing else wakes; the client has a switch, too"),
@@ -204,6 +207,9 @@ class Config:
     lan_announce: bool
     limits_rate: int
     limits_burst: int
+    limits_hops: int
+    limits_thanks: int
+    limits_wakes: int
     prune_days: int
     delivery_native: bool
     delivery_channel: bool
@@ -216,6 +222,10 @@ class Config:
         """The value of a setting by its dotted name; ConfigError for an unknown one."""
         value: Value = getattr(self, _find(name).name.replace(".", "_"))
         return value
+
+    def limits(self) -> dict[str, int]:
+        """The settings below `limits`, by the last part of their names."""
+        return {name[7:]: int(self.value(name)) for name in SETTINGS if name.startswith("limits.")}
 
     def origin(self, name: str) -> Origin:
         """Where that value comes from; ConfigError for an unknown one."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bus import wire
+from bus import governor, wire
 from bus.effects import Batch, Event, PutMailbox, PutOutbox, Send, Write
 from bus.roll import Role, Roll
 from bus.world import Mailbox, Outbox, World
@@ -38,6 +38,11 @@ class Settings:
     mailbox_bytes: int = wire.MAILBOX_BYTES
     state_keys: int = wire.STATE_KEYS
     listens: str = ""  # address and port, for people to see
+    held_messages: int = governor.HELD_MESSAGES
+    held_bytes: int = governor.HELD_BYTES
+    hops: int = governor.HOPS_MAX
+    thanks: int = governor.THANKS_MAX
+    wakes: int = governor.WAKES_PER_HOUR
 
 
 @dataclass(slots=True)
@@ -55,6 +60,7 @@ class Session:
     mailbox: str  # id, "" in view mode
     hb: int
     heard: int
+    person: bool = False  # it says that somebody sits at a keyboard, and holds no mailbox
     holds: bool = False
     prev: int = 0
     pushed: int = 0
@@ -98,7 +104,7 @@ class Core:
         self.holders: dict[str, bytes] = {}
         self.lost_at: dict[str, int] = {}
         self.activity: dict[str, Activity] = {}
-        self.buckets: dict[str, tuple[float, int]] = {}
+        self.governor = governor.Governor()
         self.counters: dict[str, int] = {}
         self.crowded: dict[bytes, None] = {}  # routes to be told, with the batch, that mail waits beyond the window
         self.events = 0
@@ -188,9 +194,10 @@ class Core:
         return "lost" if self.now - lost < self.settings.lease else "gone"
 
     def octets(self, mailbox: Mailbox) -> int:
-        """Octets of unsettled text in a mailbox."""
+        """Octets of unsettled text in a mailbox, held mail included."""
         if mailbox.id not in self._octets:
-            self._octets[mailbox.id] = sum(p.size for p in mailbox.pending.values())
+            parts = (*mailbox.pending.values(), *mailbox.held.values())
+            self._octets[mailbox.id] = sum(p.size for p in parts)
         return self._octets[mailbox.id]
 
     def weigh(self, mailbox: Mailbox, size: int) -> None:
@@ -216,3 +223,10 @@ class Core:
         if self.now - mailbox.active >= 60_000:
             mailbox.active = self.now
             self.changed(mailbox)
+
+
+def trip(core: Core, what: str, mailbox: Mailbox, until: int) -> None:
+    """A limit of the governor was hit: counted, shown by `stats` until then, and told once by an event."""
+    core.count(what)
+    if core.governor.trip(core.now, what, mailbox.id, until):
+        core.emit("bus.breaker", what=what, id=mailbox.id, name=mailbox.name, host=mailbox.host, until=until)

@@ -21,17 +21,29 @@ def deliver(core: Core, mailbox: Mailbox, pending: Pending) -> None:
     mailbox.top += 1
     pending.n = mailbox.top
     core.weigh(mailbox, pending.size)
-    core.numbers(mailbox).setdefault(pending.msg, {})[pending.sender] = pending.n
-    mailbox.pending[pending.n] = pending
     core.changed(mailbox)
     core.write(
-        AddDelivery(mailbox.id, pending.n, pending.sender, pending.msg, mailbox.name, pending.status, core.now)
+        AddDelivery(
+            mailbox.id, pending.n, pending.sender, pending.msg, mailbox.name, "stored", core.now, "", pending.quiet
+        )
     )
-    if pending.expires:
-        core.at(pending.expires, "expire", mailbox.id, pending.n)
+    expire_at(core, mailbox, pending)
     host = core.world.mailboxes[pending.sender].host
     if core.stepped and core.stepped & {(mailbox.id, pending.msg, ""), (mailbox.id, pending.msg, host)}:
         pending.status = "offered"  # a receipt came first (the database is another); the disk takes steps last
+    arrive(core, mailbox, pending)
+
+
+def expire_at(core: Core, mailbox: Mailbox, pending: Pending) -> None:
+    """Have its time looked at when that runs out."""
+    if pending.expires:
+        core.at(pending.expires, "expire", mailbox.id, pending.n)
+
+
+def arrive(core: Core, mailbox: Mailbox, pending: Pending) -> None:
+    """It has its number and is written: from now on it waits to be shown."""
+    core.numbers(mailbox).setdefault(pending.msg, {})[pending.sender] = pending.n
+    mailbox.pending[pending.n] = pending
     session = core.holder(mailbox)
     if session is None:
         return
@@ -66,14 +78,24 @@ def push(core: Core, session: Session, mailbox: Mailbox) -> None:
     while session.todo and len(session.open) < wire.WINDOW:
         n = session.todo.popleft()
         pending = mailbox.pending.get(n)
-        if pending is None or pending.status == "held":
+        if pending is None:
             continue
         ttl = max(1, pending.expires - core.now) if pending.expires else 0
         again = pending.status == "offered"
         # A number of the route's own: an ACK that crosses a change of mailbox must not fit another message there.
         session.pushed += 1
         core.batch.sends.append(
-            Push(session.route, session.pushed, session.prev, pending.sender, pending.msg, mailbox.name, ttl, again)
+            Push(
+                session.route,
+                session.pushed,
+                session.prev,
+                pending.sender,
+                pending.msg,
+                mailbox.name,
+                ttl,
+                again,
+                pending.quiet,
+            )
         )
         session.prev = session.open[n] = session.pushed
 

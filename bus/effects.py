@@ -10,7 +10,7 @@ from typing import Any
 
 from bus.roll import Roll
 from bus.wire import Command
-from bus.world import Entry, Mailbox, Outbox
+from bus.world import Entry, Mailbox, Outbox, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,8 @@ class AddDelivery:
     name: str
     status: str  # "stored" or "held"
     ts: int
+    proof: str = ""  # why it is held
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,17 @@ class AddRefusal:
     code: int
     text: str
     ts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A held delivery goes on as stored, under a new number: it comes after what came meanwhile."""
+
+    mailbox: str
+    n: int
+    to: int
+    ts: int
+    proof: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +118,7 @@ class Move:
 @dataclass(frozen=True, slots=True)
 class MoveById:
     """A step of a delivery named by message id: acked, answered, or one that is told late. `host` is the sender's,
-    "" for any. It never settles.
+    "" for any. It never settles, and never touches what is held.
     """
 
     mailbox: str
@@ -132,6 +145,29 @@ class DropState:
 
 
 @dataclass(frozen=True, slots=True)
+class PutRule:
+    """Write a rule of the policy; one about the same goes."""
+
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class DropRule:
+    """Remove a rule of the policy."""
+
+    key: str
+    about: tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PutPause:
+    """All mail to the mailboxes of `key` is held since then; 0 ends it."""
+
+    key: str
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
 class PutMeta:
     """A single value of the database: `prune_before`. (store, seq and chain follow from AddOp and creation.)"""
 
@@ -146,10 +182,14 @@ Write = (
     | AddMessage
     | AddDelivery
     | AddRefusal
+    | Release
     | Move
     | MoveById
     | PutState
     | DropState
+    | PutRule
+    | DropRule
+    | PutPause
     | PutMeta
 )
 
@@ -176,6 +216,7 @@ class Push:
     to: str
     ttl: int
     again: bool
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 
-from bus import wire
+from bus import policy, wire
 from bus.config import LABEL_MAX, is_label
 from bus.core import Core, Invitation, Session, Who
 from bus.effects import Admit, Cut, Greet, Shut
 from bus.errors import Code, RemoteError
 from bus.invitations import digest
-from bus.pairing import enrolled
 from bus.roll import MACHINES_MAX, Principal, Role, with_role
 from bus.sessions import forget
 
@@ -95,7 +94,7 @@ def _admit(core: Core, route: bytes, public: str, calls_itself: str, invitation:
     known = roll.find(public)
     label = others.free_label(invitation.label or (known.label if known else label_of(calls_itself)))
     core.enter(others.adding(public, Principal(label, invitation.role, core.now)))
-    enrolled(core, public)
+    policy.paired(core, core.roll.own, public)
     _refresh(core, public)
     core.batch.doors.append(Greet(route, wire.Bye()))
     core.emit("lan.joined", host=label, role=invitation.role)

@@ -1,6 +1,6 @@
 """Directories 0700 and files 0600, made so from the first byte, and the check that they still are.
 
-Refused rather than mended: symlinks, foreign owners, and a parent in which anybody may swap our directory.
+Refused rather than mended: symlinks, foreign owners, and a directory above in which somebody may swap ours.
 On Windows the profile's own access lists do this work, so there only existence is checked.
 
 Knows what makes a path private and nothing of what is kept there.
@@ -24,7 +24,8 @@ def private_dir(path: Path) -> Path:
     """Make `path` (and missing parents) as 0700, or check the one that is there; returns `path`.
 
     A wrong mode on a directory of our own is mended. ConfigError, with the mend, for a symlink, something
-    that is no directory, a foreign owner, a parent anybody may write to, or a place that cannot be written.
+    that is no directory, a foreign owner, a directory above that anybody may write to or a stranger owns, or a
+    place that cannot be written.
     """
     for missing in reversed(_missing(path)):
         # Another process may be first, which is as good: what counts is checked below.
@@ -41,7 +42,7 @@ def private_dir(path: Path) -> Path:
     found = _owned(path)
     if not stat.S_ISDIR(found.st_mode):
         raise ConfigError(f"{path} is not a directory (move it away)")
-    _check_parent(path)
+    _check_above(path)
     if stat.S_IMODE(found.st_mode) != 0o700:
         _mend_dir(path)
     return path
@@ -68,6 +69,27 @@ def write_private(path: Path, data: bytes, *, exclusive: bool = False) -> bool:
             raise StoreError(f"no room to write {path} (free some disk space)", full=True) from error
         raise _cannot("write", path, error) from error
     return won
+
+
+def private_file(path: Path) -> bool:
+    """Check a file of ours that is there, and close it to others: 0600. True when it had stood open.
+
+    For what the process itself must go on with, as a database. ConfigError, with the mend, for a symlink, something
+    that is no file, or a foreign owner. On Windows nothing is done.
+    """
+    if sys.platform == "win32":
+        return False
+    found = _owned(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"{path} is no file (move it away)")
+    if not stat.S_IMODE(found.st_mode) & 0o077:
+        return False
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fchmod(handle, 0o600)
+    finally:
+        os.close(handle)
+    return True
 
 
 def check_private(path: Path) -> None:
@@ -159,12 +181,23 @@ else:
             )
         return found
 
-    def _check_parent(path: Path) -> None:
-        mode = os.stat(path.parent).st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise ConfigError(
-                f"{path.parent} may be written by anybody, who could swap {path.name} (chmod o-w '{path.parent}')"
-            )
+    def _check_above(path: Path) -> None:
+        """Who may write to a directory above may put another one in our place; in a sticky one only owners may."""
+        parent = Path(os.path.realpath(path.parent))
+        for above in (parent, *parent.parents):
+            found = os.stat(above)
+            if found.st_mode & stat.S_ISVTX:
+                continue
+            if found.st_mode & stat.S_IWOTH:
+                raise ConfigError(
+                    f"{above} may be written by anybody, who could swap what is below it (chmod o-w '{above}')"
+                )
+            # 65534 is how root looks from inside a container that does not map it.
+            if above == parent and found.st_uid not in (0, os.geteuid(), 65534):
+                raise ConfigError(
+                    f"{above} belongs to user {found.st_uid}, who could swap {path.name} "
+                    "(chown it, or set TALKBUS_HOME to a place of your own)"
+                )
 
     def _mend_dir(path: Path) -> None:
         # Through a handle: between a check of the name and a chmod of the name, the name could change hands.

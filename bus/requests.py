@@ -5,10 +5,11 @@ Knows the core and the table of operations; knows nothing of sockets or disk.
 
 from __future__ import annotations
 
-from bus import wire
-from bus.core import Core, Session
+from bus import journal, wire
+from bus.core import Core, Session, trip
 from bus.effects import AddOp, Recall
 from bus.errors import Code, Refused
+from bus.governor import MACHINE_FACTOR, RATE_MS
 from bus.ops import OPS
 from bus.ops.kinds import Answer, check, signature
 from bus.world import Outbox, Saved
@@ -36,7 +37,6 @@ def request(core: Core, session: Session, req: wire.Req) -> None:
     elif not core.writable:
         _err(core, session, req.q, Code.BUSY, "the broker's disk is full or read-only", FULL_RETRY_MS)
     elif wait := _wait(core, session, req):
-        core.count("rate")
         _err(core, session, req.q, Code.TOO_MANY, "too many requests", wait)
     else:
         _do(core, session, box, req, digest)
@@ -76,17 +76,22 @@ def reply(q: int, code: int, packed: bytes) -> wire.Rep:
 
 
 def _wait(core: Core, session: Session, req: wire.Req) -> int:
-    """0 when the request is within the session's rate, else ms until a few more are."""
+    """0 when the request is within the rate of the session, and of its machine, else ms until a few more are.
+
+    A machine has a rate of its own, for a session that opened one outbox after another would have none. The owner's
+    own sessions are spared: whom they could flood is himself.
+    """
     op = OPS.get(req.op)
     settings = core.settings
     if settings.rate <= 0 or (op is not None and not op.metered):
         return 0
-    tokens, since = core.buckets.get(session.ob, (float(settings.burst), core.now))
-    tokens = min(float(settings.burst), tokens + (core.now - since) * settings.rate / 1000)
-    if tokens >= 1:
-        core.buckets[session.ob] = (tokens - 1, core.now)
+    buckets = {session.ob: (settings.rate, settings.burst)}
+    if session.who.role != "owner":
+        factor = MACHINE_FACTOR
+        buckets[session.who.key] = (factor * settings.rate, factor * settings.burst)
+    if core.governor.within(core.now, buckets):
         return 0
-    core.buckets[session.ob] = (tokens, core.now)
+    trip(core, "rate", core.world.mailboxes[session.mailbox], core.now + RATE_MS)
     return max(20, int(1000 * min(32, settings.burst) / settings.rate))
 
 
@@ -96,7 +101,8 @@ def _do(core: Core, session: Session, box: Outbox, req: wire.Req, digest: bytes)
     world = core.world
     code, packed = int(answer.code), wire.pack([answer.result, wire.clip(answer.text, 1500)])
     seq = world.seq + 1
-    chain = wire.chain(world.chain, seq, core.now, box.id, req.q, req.op[:64], digest)
+    who = signature(world.mailboxes[session.mailbox])
+    chain = journal.chain(world.chain, seq, core.now, box.id, req.q, req.op[:64], digest, code, packed, who)
     world.seq, world.chain = seq, chain
     world.outboxes[box.id] = box
     box.high = req.q
@@ -107,7 +113,6 @@ def _do(core: Core, session: Session, box: Outbox, req: wire.Req, digest: bytes)
     box.saved[req.q] = Saved(digest, code, packed)
     session.mine = req.q
     core.advanced(box)
-    who = signature(world.mailboxes[session.mailbox])
     core.write(AddOp(seq, core.now, box.id, req.q, req.op[:64], digest, chain, code, packed, who))
     core.send(session.route, reply(req.q, code, packed))
 

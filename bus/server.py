@@ -118,7 +118,7 @@ class Shell:
         self._home, self._door, self._store, self._reader, self._wake = home, door, store, reader, wake
         self._router = door.router
         self._clock = Clock()
-        settings = Settings(rate=config.limits_rate, burst=config.limits_burst, listens=f"{config.bind}:{door.port}")
+        settings = Settings(**config.limits(), listens=f"{config.bind}:{door.port}")
         self.broker = Broker(store.load(), self._clock(), settings, door.roll)
         self._voice = Voice(door.router, self.broker, store, reader, self._clock)
         self._publisher = Publisher(door.xpub, secrets.token_hex(8))

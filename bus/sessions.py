@@ -61,6 +61,7 @@ def admit(core: Core, route: bytes, who: Who, hello: wire.Hello) -> Session:
             raise Refused(Code.TOO_LARGE, f"meta is larger than {META_MAX} octets")
         if not is_plain(hello.meta):
             raise Refused(Code.INVALID, "meta is no plain JSON of at most 6 levels")
+        session.person = hello.mode == "send" and hello.meta.get("kind") == "human"
         if hello.mode == "send":
             session.mailbox = (core.mailbox_named(who.key, name) or make_mailbox(core, who, name, hello.meta)).id
         else:

@@ -100,6 +100,7 @@ class Voice:
             push.ttl,
             m.hops,
             push.again,
+            push.quiet,
             m.body,
         )
 

@@ -8,6 +8,8 @@ One thread at a time may use a Store; another thread takes a reader().
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -18,18 +20,22 @@ from typing import Any, Self
 from bus.database import create, refusal, told, transaction
 from bus.effects import AddMessage, Read, Write
 from bus.errors import StoreError
+from bus.private import private_file
 from bus.store_reads import answer
 from bus.store_schema import connect, prepare
 from bus.store_upkeep import Pruner, index_some, meta
 from bus.store_writes import Plan
-from bus.world import Entry, Mailbox, Outbox, Pending, Saved, World
+from bus.world import Entry, Mailbox, Outbox, Pending, Rule, Saved, World
+
+log = logging.getLogger("talkbus.broker")
 
 CACHE_MAX = 32 << 20  # octets of fresh texts kept for the pushes that follow a commit
 CACHE_ENTRY = 1024  # what an entry costs beside its text, about
 
 _PENDING = (
     "SELECT d.mailbox, d.n, m.id, m.sender, m.kind, m.size, m.expires, "
-    "CASE WHEN d.offered_at IS NOT NULL THEN 'offered' WHEN d.stored_at IS NULL THEN 'held' ELSE 'stored' END "
+    "CASE WHEN d.offered_at IS NOT NULL THEN 'offered' WHEN d.stored_at IS NULL THEN 'held' ELSE 'stored' END, "
+    "d.quiet, CASE WHEN d.stored_at IS NULL THEN coalesce(d.held_proof, '') ELSE '' END "
     "FROM deliveries d INDEXED BY deliveries_open JOIN messages m ON m.row = d.msg WHERE d.open = 1 "
     "ORDER BY d.mailbox, d.n"
 )
@@ -59,9 +65,13 @@ class Store:
     def open(cls, path: Path) -> Self:
         """Open the file, made 0600 with the present schema when it is not there.
 
-        StoreError, with the mend, for what is no database, another program's, or of a newer talkbus.
+        StoreError, with the mend, for what is no database, another program's, or of a newer talkbus; ConfigError for
+        a symlink, or somebody else's file. One that stands open to others is closed, and the log says so.
         """
         create(path)
+        for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+            if os.path.lexists(file) and private_file(file):
+                log.warning("! %s stood open to others; it is closed now, but may have been read", file)
         db: sqlite3.Connection | None = None
         try:
             db = connect(str(path))
@@ -159,9 +169,10 @@ class Store:
             for row in self._db.execute(f"SELECT {columns} FROM mailboxes ORDER BY row"):
                 mailbox = world.mailboxes[row[0]] = Mailbox(*row[:8])
                 mailbox.meta = json.loads(row[8])
-            for mailbox, n, msg, sender, kind, size, expires, status in self._db.execute(_PENDING):
-                pending = Pending(n, msg, sender, kind, size, expires, status)
-                world.mailboxes[mailbox].pending[n] = pending
+            for box, n, msg, sender, kind, size, expires, status, quiet, why in self._db.execute(_PENDING):
+                pending = Pending(n, msg, sender, kind, size, expires, status, bool(quiet), why)
+                mailbox = world.mailboxes[box]
+                (mailbox.held if pending.status == "held" else mailbox.pending)[pending.n] = pending
             for fields in self._db.execute("SELECT id, key, high, floor FROM outboxes ORDER BY row"):
                 world.outboxes[fields[0]] = Outbox(*fields)
             for ob, q, digest, code, reply in self._db.execute(_SAVED):
@@ -169,6 +180,10 @@ class Store:
             columns = "key, ver, by, project, ts, expires, size"
             for fields in self._db.execute(f"SELECT {columns} FROM state ORDER BY row"):
                 world.state[fields[0]] = Entry(*fields)
+            for fields in self._db.execute("SELECT key, machine, name, kind, action, ts FROM policy ORDER BY row"):
+                rule = Rule(*fields)
+                world.policy.setdefault(rule.key, {})[rule.about] = rule
+            world.paused = dict(self._db.execute("SELECT key, since FROM paused"))
         return world
 
     def message(self, sender: str, msg_id: str) -> AddMessage:

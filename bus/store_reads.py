@@ -31,10 +31,11 @@ PROOF_MAX = 80
 
 _HISTORY = ("stored", "held", "offered", "injected", "acked", "answered", "expired", "failed")
 _COLUMNS = "m.row, m.id, m.name, m.host, m.sender, m.kind, m.tag, m.re, m.thread, m.ts, m.expires, m.key"
-_OWN = (
-    "(m.key = :key OR EXISTS (SELECT 1 FROM deliveries d JOIN mailboxes b ON b.id = d.mailbox "
-    "WHERE d.msg = m.row AND b.key = :key))"
-)
+_COPY = "EXISTS (SELECT 1 FROM deliveries d JOIN mailboxes b ON b.id = d.mailbox WHERE d.msg = m.row AND b.key = :key"
+# What is held was received by nobody yet: its text is for a person (query `held`), not for whoever asks by its id.
+_OWN = f"(m.key = :key OR {_COPY} AND d.stored_at IS NOT NULL))"
+# The owner of the bus sees what others wrote to each other, but not what only waits for him, or was refused.
+_OWNER = f"({_OWN} OR (EXISTS (SELECT 1 FROM deliveries d WHERE d.msg = m.row) AND NOT {_COPY})))"
 _WITH_PEER = (
     "((m.name = :peer AND :host IN ('', m.host)) OR EXISTS (SELECT 1 FROM deliveries d JOIN mailboxes b "
     "ON b.id = d.mailbox WHERE d.msg = m.row AND d.name = :peer AND :host IN ('', b.host)))"
@@ -78,8 +79,12 @@ class Ask:
         return min(max(self.num("limit", LIMIT), 1), LIMIT_MAX)
 
     def visible(self) -> str:
-        """The SQL condition for messages `m` this key sent or received; the owner of the bus sees all."""
-        return "1" if self.read.role == "owner" else _OWN
+        """The SQL condition for messages `m` whose text this key may see; of the owner's own, those not held."""
+        return _OWNER if self.read.role == "owner" else _OWN
+
+    def known(self) -> str:
+        """The same for what became of a message, which tells no text."""
+        return "1" if self.read.role == "owner" else f"(m.key = :key OR {_COPY}))"
 
 
 def answer(db: sqlite3.Connection, read: Read, now: int) -> Iterator[Part]:
@@ -140,8 +145,8 @@ def _inbox(ask: Ask) -> Iterator[Part]:
         raise Refused(Code.FORBIDDEN, "this session has no mailbox")
     ids = ask.texts("ids")
     unread = ask.flag("unread", not ids)
-    # Held mail waits for a person: it is not in the inbox before it is released.
-    where = ["d.mailbox = ?", f"d.step > {LADDER.index('held')}"]
+    # Held mail waits for a person: it is not in the inbox before it is released, nor ever when it is dropped.
+    where = ["d.mailbox = ?", "d.stored_at IS NOT NULL"]
     values: list[Any] = [ask.read.mailbox]
     if unread:
         where.append("d.open = 1")
@@ -172,22 +177,22 @@ def _inbox(ask: Ask) -> Iterator[Part]:
     )
 
 
-def _find(ask: Ask) -> Any:
+def _find(ask: Ask, visible: str) -> Any:
     """The message that is asked for by id or by the beginning of one. Refused 403, 404, 409 or 422."""
     ident = ask.text("id").strip()
     key = {"key": ask.read.key, "id": ident, "low": ident.lower(), "end": ident.lower() + "\U0010ffff"}
-    sql = f"SELECT {_COLUMNS}, {ask.visible()} FROM messages m WHERE "
+    sql = f"SELECT {_COLUMNS}, {visible} FROM messages m WHERE "
     # Two senders may have used one id: the asker's own message counts first, then the older one.
-    order = f" ORDER BY {ask.visible()} DESC, m.key = :key DESC, m.row LIMIT 1"
+    order = f" ORDER BY {visible} DESC, m.key = :key DESC, m.row LIMIT 1"
     exact = ask.db.execute(sql + "m.id = :id" + order, key).fetchone()
     if exact:
         if not exact[12]:
-            raise Refused(Code.FORBIDDEN, f"message {ident} was neither sent nor received by this key")
+            raise Refused(Code.FORBIDDEN, f"message {ident} was neither sent nor received by this key (or is held)")
         return exact[:12]
     if len(ident) < PREFIX_MIN:
         raise Refused(Code.INVALID, f"id is no message id and no beginning of one (at least {PREFIX_MIN} characters)")
     # Only what the asker may see counts, or a prefix would tell what exists.
-    rows = ask.db.execute(sql + f"m.id >= :low AND m.id < :end AND {ask.visible()} LIMIT 5", key).fetchall()
+    rows = ask.db.execute(sql + f"m.id >= :low AND m.id < :end AND {visible} LIMIT 5", key).fetchall()
     if not rows:
         raise Refused(Code.NOT_FOUND, f"no message {ident[:20]} (it may have been pruned)")
     if len(rows) > 1:
@@ -196,12 +201,12 @@ def _find(ask: Ask) -> Any:
 
 
 def _message(ask: Ask) -> Iterator[Part]:
-    row = _find(ask)
+    row = _find(ask, ask.visible())
     return _with_bodies(ask.db, [(row[0], _seen(ask, row))])
 
 
 def _why(ask: Ask) -> Iterator[Part]:
-    row = _find(ask)
+    row = _find(ask, ask.known())
     steps = ", ".join(f"d.{s}_at, d.{s}_proof" for s in _HISTORY)
     copies = ask.db.execute(
         f"SELECT d.name, coalesce(b.host, ''), d.step, {steps} FROM deliveries d "
@@ -227,6 +232,23 @@ def _why(ask: Ask) -> Iterator[Part]:
         told = {"status": "refused", "code": code, "text": clip(text, SNIPPET_MAX), "history": history}
         made.append(({**head, **told}, b""))
     return iter(made)
+
+
+def _held(ask: Ask) -> Iterator[Part]:
+    """What waits for the person of this key: one row a message with all its copies, `at` to go on from in `after`."""
+    rows = ask.db.execute(
+        f"SELECT {_COLUMNS}, group_concat(d.name, ', '), min(d.held_at), coalesce(min(d.held_proof), ''), m.size "
+        "FROM deliveries d INDEXED BY deliveries_open JOIN messages m ON m.row = d.msg "
+        "JOIN mailboxes b ON b.id = d.mailbox WHERE d.open = 1 AND d.stored_at IS NULL AND b.key = ? AND m.row > ? "
+        "GROUP BY m.row ORDER BY m.row LIMIT ?",
+        (ask.read.key, ask.num("after"), ask.limit()),
+    ).fetchall()
+    made = []
+    for row in rows:
+        to, since, why, size = row[12:]
+        value = _value(row[:12], ask.now, to, LADDER.index("held"), False)
+        made.append((row[0], {**value, "since": since, "why": clip(why, PROOF_MAX), "size": size, "at": row[0]}))
+    return _with_bodies(ask.db, made)
 
 
 def _history(ask: Ask) -> Iterator[Part]:
@@ -333,6 +355,7 @@ QUERIES: dict[str, Callable[[Ask], Iterator[Part]]] = {
     "inbox": _inbox,
     "message": _message,
     "why": _why,
+    "held": _held,
     "history": _history,
     "search": _search,
     "state.get": _state_get,

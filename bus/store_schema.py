@@ -57,7 +57,21 @@ CREATE VIRTUAL TABLE search USING fts5 (name, tag, body, content='messages', con
   tokenize='unicode61 remove_diacritics 2')
 """
 
-MIGRATIONS = (_V1,)  # entry i brings a database of version i to version i + 1; an entry that was released stays as is
+# Trust: the policy, the pause, deliveries that start nothing. A checkpoint names the first operation it covers (0: of
+# an older talkbus, anything up to `seq`). `audited` is the operation after which the chain covers the whole record.
+_V2 = """
+CREATE TABLE policy (row INTEGER PRIMARY KEY, key TEXT NOT NULL, machine TEXT NOT NULL, name TEXT NOT NULL,
+  kind TEXT NOT NULL, action TEXT NOT NULL, ts INTEGER NOT NULL, UNIQUE (key, machine, name, kind));
+CREATE TABLE paused (key TEXT PRIMARY KEY, since INTEGER NOT NULL) WITHOUT ROWID;
+ALTER TABLE deliveries ADD COLUMN quiet INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE checkpoints ADD COLUMN first INTEGER NOT NULL DEFAULT 0;
+INSERT INTO meta VALUES ('audited', (SELECT coalesce(max(seq), 0) FROM ops))
+"""
+
+MIGRATIONS = (
+    _V1,
+    _V2,
+)  # entry i brings a database of version i to version i + 1; an entry that was released stays as is
 
 
 def connect(where: str, *, readonly: bool = False) -> sqlite3.Connection:

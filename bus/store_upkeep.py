@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+from collections.abc import Sequence
 
 PIECE_OCTETS = 1 << 18  # of texts taken into the index or out of it in one piece, some 20 ms
 
@@ -28,6 +29,21 @@ _OLD_OPS = (
     "SELECT o.seq, o.at, o.chain, b.id IS NULL OR o.q < b.floor FROM ops o LEFT JOIN outboxes b ON b.id = o.ob "
     "WHERE o.seq > ? AND o.seq < (SELECT max(seq) FROM ops) ORDER BY o.seq LIMIT ?"
 )
+
+
+_CHECKPOINT = "INSERT INTO checkpoints (first, seq, chain, at, removed) VALUES (?, ?, ?, ?, ?)"
+
+
+def runs(gone: Sequence[tuple[int, bytes, int]]) -> list[tuple[int, int, bytes, int, int]]:
+    """Operations that go, by number, as (first, last, chain and time of the last, how many) of each unbroken run."""
+    made: list[tuple[int, int, bytes, int, int]] = []
+    for seq, chain, at in gone:
+        if made and made[-1][1] == seq - 1:
+            first, _, _, _, count = made.pop()
+            made.append((first, seq, chain, at, count + 1))
+        else:
+            made.append((seq, seq, chain, at, 1))
+    return made
 
 
 def meta(db: sqlite3.Connection, name: str) -> int:
@@ -108,10 +124,8 @@ class Pruner:
         old = list(itertools.takewhile(lambda row: row[1] < self._before, rows))
         gone = [(seq, chain, at) for seq, at, chain, free in old if free]
         if gone:
-            # What is cut off stays provable: the chain up to the last that went, and how many went.
-            db.execute(
-                "INSERT INTO checkpoints (seq, chain, at, removed) VALUES (?, ?, ?, ?)", (*gone[-1], len(gone))
-            )
+            # What is cut off stays provable: for each run the chain up to its last, on which the next record stands.
+            db.executemany(_CHECKPOINT, runs(gone))
             db.executemany("DELETE FROM ops WHERE seq = ?", [(seq,) for seq, _, _ in gone])
         if old:
             self._seq = old[-1][0]

@@ -15,13 +15,17 @@ from bus.effects import (
     AddMessage,
     AddOp,
     AddRefusal,
+    DropRule,
     DropState,
     Move,
     MoveById,
     PutMailbox,
     PutMeta,
     PutOutbox,
+    PutPause,
+    PutRule,
     PutState,
+    Release,
     Write,
 )
 from bus.errors import StoreError
@@ -32,10 +36,21 @@ Row = tuple[Any, ...]
 _OP = "INSERT INTO ops VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _MESSAGE = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELIVERY = {
-    status: f"INSERT INTO deliveries (mailbox, n, msg, name, step, {status}_at) "
-    f"VALUES (?, ?, ?, ?, {STEP[status]}, ?)"
+    status: f"INSERT INTO deliveries (mailbox, n, msg, name, step, {status}_at, {status}_proof, quiet) "
+    f"VALUES (?, ?, ?, ?, {STEP[status]}, ?, nullif(?, ''), ?)"
     for status in ("stored", "held")
 }
+_RELEASE = (
+    f"UPDATE deliveries SET n = ?, step = {STEP['stored']}, stored_at = ?, stored_proof = ? "
+    "WHERE mailbox = ? AND n = ?"
+)
+_RULE = (
+    "INSERT INTO policy (key, machine, name, kind, action, ts) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (key, machine, name, kind) DO UPDATE SET action = excluded.action, ts = excluded.ts"
+)
+_DROP_RULE = "DELETE FROM policy WHERE key = ? AND machine = ? AND name = ? AND kind = ?"
+_PAUSE = "INSERT INTO paused VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET since = excluded.since"
+_RESUME = "DELETE FROM paused WHERE key = ?"
 _REFUSAL = "INSERT INTO refusals (sender, msg, name, host, code, text, ts) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _MAILBOX = (
     "INSERT INTO mailboxes (id, key, host, name, term, inst, top, active, meta) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
@@ -53,7 +68,7 @@ _STATE = (
 )
 _DROP = "DELETE FROM state WHERE key = ?"
 _META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-_OUR_META = frozenset({"store", "indexed"})
+_OUR_META = frozenset({"store", "indexed", "audited"})
 
 
 def _step(status: str) -> str:
@@ -72,7 +87,9 @@ _MOVE = {
 }
 _MOVE_BY_ID = {
     status: _step(status) % ""
-    + "msg IN (SELECT row FROM messages WHERE id = ? AND host = coalesce(nullif(?, ''), host))"
+    + "msg IN (SELECT row FROM messages WHERE id = ? AND host = coalesce(nullif(?, ''), host)) "
+    # Nobody can have been shown what is held; an agent that says so speaks of a copy the disk no longer knows.
+    + "AND NOT (open = 1 AND stored_at IS NULL)"
     for status in STEP
 }
 
@@ -129,10 +146,13 @@ class Plan:
         row = self._find(w.sender, w.msg)
         if row is None or w.status not in _DELIVERY:
             raise StoreError(f"delivery {w.n} in {w.mailbox} has no message {w.msg} or no status {w.status!r}")
-        self._put("deliveries", _DELIVERY[w.status], (w.mailbox, w.n, row, w.name, w.ts))
+        self._put("deliveries", _DELIVERY[w.status], (w.mailbox, w.n, row, w.name, w.ts, w.proof, w.quiet))
 
     def _refusal(self, w: AddRefusal) -> None:
         self._put("refusals", _REFUSAL, (w.sender, w.msg, w.name, w.host, w.code, w.text, w.ts))
+
+    def _release(self, w: Release) -> None:
+        self._put("steps", _RELEASE, (w.to, w.ts, w.proof, w.mailbox, w.n))
 
     def _move(self, w: Move) -> None:
         if w.status not in STEP:
@@ -162,6 +182,19 @@ class Plan:
     def _drop(self, w: DropState) -> None:
         self._put("state", _DROP, (w.key,))
 
+    def _rule(self, w: PutRule) -> None:
+        r = w.rule
+        self._put("policy", _RULE, (r.key, r.machine, r.name, r.kind, r.action, r.ts))
+
+    def _drop_rule(self, w: DropRule) -> None:
+        self._put("policy", _DROP_RULE, (w.key, *w.about))
+
+    def _pause(self, w: PutPause) -> None:
+        if w.since:
+            self._put("paused", _PAUSE, (w.key, w.since))
+        else:
+            self._put("paused", _RESUME, (w.key,))
+
     def _meta(self, w: PutMeta) -> None:
         if w.name in _OUR_META:
             raise StoreError(f"{w.name!r} is the store's own")
@@ -169,17 +202,33 @@ class Plan:
 
 
 # Steps stand apart from the deliveries they follow: acknowledgements come mixed with new mail, and would cut runs.
-_TABLES = ("ops", "messages", "deliveries", "steps", "refusals", "mailboxes", "outboxes", "state", "meta")
+_TABLES = (
+    "ops",
+    "messages",
+    "deliveries",
+    "steps",
+    "refusals",
+    "mailboxes",
+    "outboxes",
+    "state",
+    "policy",
+    "paused",
+    "meta",
+)
 _TAKE: dict[type[Any], Callable[[Plan, Any], None]] = {
     AddOp: Plan._op,
     AddMessage: Plan._message,
     AddDelivery: Plan._delivery,
     AddRefusal: Plan._refusal,
+    Release: Plan._release,
     Move: Plan._move,
     MoveById: Plan._move_by_id,
     PutMailbox: Plan._mailbox,
     PutOutbox: Plan._outbox,
     PutState: Plan._state,
     DropState: Plan._drop,
+    PutRule: Plan._rule,
+    DropRule: Plan._drop_rule,
+    PutPause: Plan._pause,
     PutMeta: Plan._meta,
 }

@@ -140,6 +140,7 @@ class Msg:
     ttl: int = 0
     hops: int = 0
     again: bool = False
+    quiet: bool = False
     body: bytes = b""
 
 
@@ -369,11 +370,6 @@ def decode(frames: Sequence[bytes], sender: str) -> Any:
 def digest(op: str, ident: str, args: dict[str, Any], body: bytes) -> bytes:
     """What identifies a request beside its number (§6): 16 octets."""
     return hashlib.blake2b(pack([op, ident, args]) + body, digest_size=16).digest()
-
-
-def chain(previous: bytes, seq: int, at: int, ob: str, q: int, op: str, digest: bytes) -> bytes:
-    """The journal's next link (§14): 16 octets."""
-    return hashlib.blake2b(previous + pack([seq, at, ob, q, op, digest]), digest_size=16).digest()
 
 
 def ranges(numbers: Sequence[int]) -> list[list[int]]:

@@ -12,7 +12,9 @@ from typing import Any
 
 @dataclass(slots=True)
 class Pending:
-    """A delivery that is not settled yet. `expires` is 0 for no end."""
+    """A delivery that is not settled yet. `expires` is 0 for no end, `quiet` says that it starts nothing, `why` it is
+    held.
+    """
 
     n: int
     msg: str
@@ -21,11 +23,13 @@ class Pending:
     size: int
     expires: int
     status: str = "stored"  # "stored" | "offered" | "held"
+    quiet: bool = False
+    why: str = ""
 
 
 @dataclass(slots=True)
 class Mailbox:
-    """One mailbox: who owns it, who holds it, what waits in it."""
+    """One mailbox: who owns it, who holds it, what waits in it, and what is held back from it."""
 
     id: str
     key: str
@@ -37,6 +41,7 @@ class Mailbox:
     active: int = 0  # last heard from, ms since 1970
     meta: dict[str, Any] = field(default_factory=dict)
     pending: dict[int, Pending] = field(default_factory=dict)
+    held: dict[int, Pending] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -72,6 +77,23 @@ class Entry:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What becomes of mail to the mailboxes of `key`. `machine` is the sender's key; "" means any."""
+
+    key: str
+    machine: str
+    name: str
+    kind: str
+    action: str  # "accept" | "hold" | "refuse"
+    ts: int
+
+    @property
+    def about(self) -> tuple[str, str, str]:
+        """Whose mail it is about; one rule of a key has this."""
+        return self.machine, self.name, self.kind
+
+
 @dataclass(slots=True)
 class World:
     """Everything a broker must know to go on."""
@@ -83,3 +105,5 @@ class World:
     mailboxes: dict[str, Mailbox] = field(default_factory=dict)
     outboxes: dict[str, Outbox] = field(default_factory=dict)
     state: dict[str, Entry] = field(default_factory=dict)
+    policy: dict[str, dict[tuple[str, str, str], Rule]] = field(default_factory=dict)  # owner's key -> about -> rule
+    paused: dict[str, int] = field(default_factory=dict)  # owner's key -> since when

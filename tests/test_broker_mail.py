@@ -9,6 +9,7 @@ import pytest
 from bus import wire
 from bus.core import Settings, Who
 from bus.effects import Read
+from bus.policy import paired
 from bus.wire import Msg, Pong, Rep
 from tests.pair import START, Direct
 
@@ -23,6 +24,10 @@ def bus(*names: str, settings: Settings | None = None) -> Direct:
         if host:
             rig.who[route] = Who(f"key of {host}", host)
         rig.hello(route, name)
+    for key in sorted({who.key for who in rig.who.values()}):
+        for other in sorted({who.key for who in rig.who.values()} - {key}):
+            paired(rig.broker.core, key, other)
+    rig.turn()
     return rig
 
 
@@ -52,7 +57,7 @@ def test_one_copy_with_everything_that_was_said() -> None:
     assert codes(rep) == [("web", "alpha", "stored", 200)]
     (msg,) = rig.sent[B]
     assert msg == Msg(1, 0, "abzzzzzzzzzzzzzz", "api", msg.fid, "alpha", "web", "note", START + 5, "t/1", re,
-                      re, 900, 2, False, "grüß".encode())  # fmt: skip
+                      re, 900, 2, False, False, "grüß".encode())  # fmt: skip
     assert rig.topics() == ["msg.stored", "msg.answered"]
     assert "answered" in history(rig, "api", re)
 

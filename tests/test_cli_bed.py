@@ -55,7 +55,9 @@ class FakePerson:
     def __init__(self, script: Script) -> None:
         self.script = script
 
-    def submit(self, op: str, args: dict[str, Any], body: bytes = b"", queue: bool = True) -> Outcome:
+    def submit(
+        self, op: str, args: dict[str, Any], body: bytes = b"", queue: bool = True, raw: bool = False
+    ) -> Outcome:
         if self.script.raises is not None:
             raise self.script.raises
         self.script.done.append((op, args, body))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus import wire
+from bus import policy, wire
 from bus.broker import Broker
 from bus.core import Who
 from bus.effects import Admit, Cut, Greet, Push, Shut
@@ -33,6 +33,9 @@ class Rig(Direct):
         self.doors: list[Any] = []
         self.saved: list[Roll] = []
         self.who[OWNER] = Who(HUB, "hub", "owner")
+        for key in others:
+            policy.paired(self.broker.core, HUB, key)
+        self.turn()
 
     def turn(self) -> dict[bytes, list[Any]]:
         take = self.broker.take
@@ -98,7 +101,8 @@ def test_the_right_token_once() -> None:
     assert rig.roll.find(FAR) == Principal("laptop", "member", rig.now)
     assert [type(d) for d in rig.doors] == [Greet, Shut]  # answered before the port closes
     assert rig.saved[-1].find(FAR) is not None, "what is told must be on disk"
-    assert rig.topics() == ["lan.joined", "lan.closed"]
+    # both take each other's mail from now on
+    assert rig.topics() == ["bus.policy", "bus.policy", "lan.joined", "lan.closed"]
     assert rig.enroll(key=OTHER) == [] and OTHER not in rig.roll  # single use
 
 

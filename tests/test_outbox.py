@@ -112,7 +112,7 @@ def test_places_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_a_schema_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SCHEMA", "CREATE TABLE a (b);\nCREATE NONSENSE")
+    monkeypatch.setattr(module, "_MIGRATIONS", ("CREATE TABLE a (b);\nCREATE NONSENSE", ""))
     with pytest.raises(StoreError, match="cannot open"):
         Outbox.open(tmp_path / "agent.db")
     monkeypatch.undo()

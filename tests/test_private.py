@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bus.errors import ConfigError
-from bus.private import check_private, private_dir, write_private
+from bus.private import check_private, private_dir, private_file, write_private
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
 
@@ -64,6 +64,50 @@ def test_refuses_a_parent_anybody_may_write_but_takes_a_sticky_one(tmp_path: Pat
         private_dir(parent / "d")
     parent.chmod(0o1777)
     private_dir(parent / "d")
+
+
+def test_refuses_any_directory_above_that_anybody_may_write(tmp_path: Path) -> None:
+    """Who may rename the parent may swap what is below it."""
+    deep = tmp_path / "open" / "mine" / "d"
+    private_dir(deep)
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(ConfigError, match=r"open may be written by anybody.*chmod o-w '.*open'"):
+        private_dir(deep)
+    (tmp_path / "link").symlink_to(tmp_path / "open" / "mine")
+    with pytest.raises(ConfigError, match="may be written by anybody"):
+        private_dir(tmp_path / "link" / "d")
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can give files away")
+def test_refuses_a_parent_that_a_stranger_owns(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    private_dir(tmp_path / "theirs" / "d")
+    os.chown(tmp_path / "theirs", 12345, -1)
+    with pytest.raises(ConfigError, match=r"theirs belongs to user 12345, who could swap d"):
+        private_dir(tmp_path / "theirs" / "d")
+
+
+@pytest.mark.parametrize("wrong", [0o644, 0o660, 0o777])
+def test_a_file_that_stood_open_is_closed(tmp_path: Path, wrong: int) -> None:
+    path = tmp_path / "bus.db"
+    path.touch()
+    path.chmod(wrong)
+    assert private_file(path)
+    assert mode(path) == 0o600
+    assert not private_file(path), "it is well by now"
+
+
+def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").touch(0o600)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(ConfigError, match="symlink"):
+        private_file(tmp_path / "link")
+    with pytest.raises(ConfigError, match="is no file"):
+        private_file(tmp_path)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "real", 12345, -1)
+        with pytest.raises(ConfigError, match="belongs to user 12345"):
+            private_file(tmp_path / "real")
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can give files away")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.link import LINK
-from bus import activity, broker, wire
+from bus import activity, broker, governor, wire
 from bus.errors import Code
 from bus.ops import OPS
 
@@ -45,6 +45,7 @@ def test_every_table_is_looked_at() -> None:
         "codes",
         "limits",
         "roles",
+        "defaults",
     }
 
 
@@ -162,6 +163,10 @@ def test_codes_that_settle() -> None:
 
 def test_limits() -> None:
     assert {row["limit"]: int(row["value"]) for row in table("limits")} == wire.LIMITS
+
+
+def test_defaults_of_the_governor() -> None:
+    assert {row["default"]: int(row["value"]) for row in table("defaults")} == governor.DEFAULTS
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,20 @@ from pathlib import Path
 import pytest
 
 from bus import store_schema
-from bus.effects import AddDelivery, AddMessage, AddOp, Move, MoveById, PutMailbox, PutMeta, PutOutbox, Read, Write
-from bus.errors import StoreError
+from bus.effects import (
+    AddDelivery,
+    AddMessage,
+    AddOp,
+    Move,
+    MoveById,
+    PutMailbox,
+    PutMeta,
+    PutOutbox,
+    Read,
+    Release,
+    Write,
+)
+from bus.errors import ConfigError, StoreError
 from bus.store import CACHE_ENTRY, CACHE_MAX, Store
 from bus.world import Mailbox, Outbox, Pending, Saved, World
 
@@ -100,7 +112,7 @@ def test_what_is_not_ours_is_refused_with_file_and_mend(tmp_path: Path, content:
 def test_a_missing_directory_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be made"):
         Store.open(tmp_path / "no" / "bus.db")
-    with pytest.raises(StoreError, match="cannot open"):
+    with pytest.raises(ConfigError, match="is no file"):
         (tmp_path / "dir").mkdir()
         Store.open(tmp_path / "dir")
 
@@ -273,12 +285,17 @@ def test_pending_tells_its_status() -> None:
     store = Store.memory()
     store.apply([PutMailbox(BOB), *mail("m1", 1), *mail("m2", 2), message("m3", expires=9), message("m4")])
     store.apply([AddDelivery(BOB.id, n, ANN.id, f"m{n}", "bob", "held", 10) for n in (3, 4)])
-    store.apply([Move(BOB.id, 2, "offered", 1, "", False), Move(BOB.id, 4, "stored", 1, "", False)])
-    assert list(store.load().mailboxes[BOB.id].pending.values()) == [
+    store.apply([AddDelivery(BOB.id, 5, ANN.id, "m4", "bob", "held", 10, "paused", True)])
+    store.apply([Move(BOB.id, 2, "offered", 1, "", False), Release(BOB.id, 4, 6, 1, "")])
+    mailbox = store.load().mailboxes[BOB.id]
+    assert list(mailbox.pending.values()) == [
         Pending(1, "m1", ANN.id, "task", 2, 0, "stored"),
         Pending(2, "m2", ANN.id, "task", 2, 0, "offered"),
+        Pending(6, "m4", ANN.id, "task", 2, 0, "stored"),
+    ]
+    assert list(mailbox.held.values()) == [
         Pending(3, "m3", ANN.id, "task", 2, 9, "held"),
-        Pending(4, "m4", ANN.id, "task", 2, 0, "stored"),
+        Pending(5, "m4", ANN.id, "task", 2, 0, "held", True, "paused"),
     ]
 
 

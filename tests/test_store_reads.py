@@ -21,6 +21,7 @@ from bus.effects import (
     PutOutbox,
     PutState,
     Read,
+    Release,
     Write,
 )
 from bus.errors import Code, Refused
@@ -152,8 +153,14 @@ def test_held_mail_waits_outside_the_inbox(store: Store) -> None:
     message = sent("aaaaaaa1", 1, to=())
     store.apply([*message, AddDelivery(BOB.id, 1, ANN.id, "aaaaaaa1", "bob", "held", 3)])
     assert ask(store, BOB, "inbox") == ask(store, BOB, "inbox", unread=False) == []
-    assert store.load().mailboxes[BOB.id].pending[1].status == "held"
-    store.apply([Move(BOB.id, 1, "stored", 9, "bob", False)])
+    assert ask(store, BOB, "history") == []
+    assert refused(store, BOB, "message", id="aaaaaaa1") == Code.FORBIDDEN, "nor is it read by its id"
+    assert ids(ask(store, ANN, "history")) == ["aaaaaaa1"], "its sender knows it"
+    assert store.load().mailboxes[BOB.id].held[1].status == "held"
+    [(value, body)] = ask(store, BOB, "held")
+    assert (value["id"], value["to"], body) == ("aaaaaaa1", "bob", message[0].body)
+    assert ask(store, BOB, "held", after=value["at"]) == ask(store, ANN, "held") == []
+    store.apply([Release(BOB.id, 1, 2, 9, "bob")])
     assert ids(ask(store, BOB, "inbox")) == ["aaaaaaa1"]
     [(value, _)] = ask(store, ANN, "why", id="aaaaaaa1")
     assert [(step["status"], step["ts"]) for step in value["history"]] == [("stored", 9), ("held", 3)]

@@ -14,18 +14,22 @@ from bus.effects import (
     AddMessage,
     AddOp,
     AddRefusal,
+    DropRule,
     DropState,
     Move,
     MoveById,
     PutMailbox,
     PutMeta,
     PutOutbox,
+    PutPause,
+    PutRule,
     PutState,
+    Release,
     Write,
 )
 from bus.errors import StoreError
 from bus.store import Store
-from bus.world import Entry, Mailbox, Outbox, Pending, Saved, World
+from bus.world import Entry, Mailbox, Outbox, Pending, Rule, Saved, World
 
 BOXES = ("a0000000", "b0000000", "c0000000")
 OUTBOXES = ("ob1", "ob2")
@@ -67,9 +71,11 @@ class Model:
         for to in data.draw(st.lists(st.sampled_from(BOXES), unique=True)):
             box = self.world.mailboxes[to]
             box.top += 1
-            status = data.draw(st.sampled_from(("stored", "held")))
-            box.pending[box.top] = Pending(box.top, ident, sender, "task", len(body), expires, status)
-            made.append(AddDelivery(to, box.top, sender, ident, box.name, status, 5))
+            status, quiet = data.draw(st.sampled_from(("stored", "held"))), data.draw(st.booleans())
+            why = data.draw(st.sampled_from(("", "paused"))) if status == "held" else ""
+            pending = Pending(box.top, ident, sender, "task", len(body), expires, status, quiet, why)
+            (box.held if status == "held" else box.pending)[box.top] = pending
+            made.append(AddDelivery(to, box.top, sender, ident, box.name, status, 5, why, quiet))
             made.append(PutMailbox(copy.deepcopy(box)))
         return made
 
@@ -83,9 +89,41 @@ class Model:
         settled = status in ("injected", "expired", "failed")
         if settled:
             del box.pending[n]
-        elif status == "offered" or pending.status == "held":
+        elif status == "offered":
             pending.status = status
         return [Move(box.id, n, status, data.draw(small), "proof", settled)]
+
+    def held(self, data: Any) -> list[Write]:
+        """Released under a new number, or settled unseen."""
+        held = [(b, n) for b in self.world.mailboxes.values() for n in b.held]
+        if not held:
+            return []
+        box, n = data.draw(st.sampled_from(held))
+        pending = box.held.pop(n)
+        if data.draw(st.booleans()):
+            return [Move(box.id, n, data.draw(st.sampled_from(("expired", "failed"))), 5, "proof", True)]
+        box.top += 1
+        pending.n, pending.status, pending.why = box.top, "stored", ""
+        box.pending[box.top] = pending
+        return [Release(box.id, n, box.top, 5, "person"), PutMailbox(copy.deepcopy(box))]
+
+    def policy(self, data: Any) -> list[Write]:
+        key, about = data.draw(st.sampled_from(KEYS)), (data.draw(st.sampled_from(("", "m"))), "", "task")
+        rules = self.world.policy.setdefault(key, {})
+        if about in rules and data.draw(st.booleans()):
+            del rules[about]
+            if not rules:
+                del self.world.policy[key]
+            return [DropRule(key, about)]
+        rules[about] = Rule(key, *about, data.draw(st.sampled_from(("accept", "hold"))), data.draw(small))
+        return [PutRule(rules[about])]
+
+    def pause(self, data: Any) -> list[Write]:
+        key, since = data.draw(st.sampled_from(KEYS)), data.draw(small)
+        self.world.paused.pop(key, None)
+        if since:
+            self.world.paused[key] = since
+        return [PutPause(key, since)]
 
     def late(self, data: Any) -> list[Write]:
         """A step by id leaves nothing out of the working set and takes nothing in."""
@@ -128,7 +166,10 @@ class Model:
         return [PutMeta("prune_before", self.world.prune_before)]
 
 
-ACTIONS = (Model.send, Model.move, Model.move, Model.late, Model.request, Model.mailbox, Model.state, Model.meta)
+ACTIONS = (
+    *(Model.send, Model.move, Model.move, Model.held, Model.late, Model.request, Model.mailbox, Model.state),
+    *(Model.meta, Model.policy, Model.pause),
+)
 BAD = (
     AddOp(1, 5, "ob9", 1, "x", b"", b"", 200, b"", ""),
     AddDelivery(BOXES[0], 1, BOXES[0], "nowhere", "n", "stored", 1),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus import wire
+from bus import journal, wire
 from bus.errors import Code, LocalError, RemoteError
 from bus.plain import is_plain
 
@@ -106,7 +106,11 @@ def test_digest_and_chain() -> None:
     others = [wire.digest("sent", "id", {"to": ["a"]}, b"x"), wire.digest("send", "ie", {"to": ["a"]}, b"x"),
               wire.digest("send", "id", {"to": ["b"]}, b"x"), wire.digest("send", "id", {"to": ["a"]}, b"y")]  # fmt: skip
     assert one not in others
-    assert wire.chain(bytes(16), 1, 2, "ob", 3, "send", one) != wire.chain(one, 1, 2, "ob", 3, "send", one)
+    record = (1, 2, "ob", 3, "send", one, 200, b"reply", "api@alpha")
+    links = {journal.chain(bytes(16), *record), journal.chain(one, *record)}
+    for i, other in enumerate((2, 3, "o2", 4, "sent", one[::-1], 202, b"replY", "web@alpha")):
+        links.add(journal.chain(bytes(16), *(other if i == j else part for j, part in enumerate(record))))  # type: ignore[arg-type]
+    assert len(links) == 11, "nothing of a record is left out"
 
 
 @pytest.mark.parametrize(

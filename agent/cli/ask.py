@@ -15,7 +15,7 @@ from agent.cli.call import Call, Rows, acting, as_json, pass_call
 from agent.cli.follow import following
 from agent.cli.inbox import READER_S, left_this_process, mark
 from agent.cli.letters import message, print_letters
-from agent.cli.mail import Draft, draft, drafting, report
+from agent.cli.mail import Draft, draft, drafting, post, report
 
 if TYPE_CHECKING:
     from agent.person import Asker, Person
@@ -44,7 +44,7 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
     with ExitStack() as stack:
         asker = stack.enter_context(person.asking())
         view = stack.enter_context(call.view())
-        rows = _exchange(person, asker, view, made, timeout)
+        rows = _exchange(call, asker, view, made, timeout)
         with person.reading(READER_S):
             if as_json:
                 show.document(message(*rows[0]))
@@ -54,12 +54,12 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
             _mark(person, asker, rows)
 
 
-def _exchange(person: Person, asker: Asker, view: View, made: Draft, timeout: float) -> Rows:
+def _exchange(call: Call, asker: Asker, view: View, made: Draft, timeout: float) -> Rows:
     """Send once the events are joined, so that no answer is missed; then wait for it."""
     ident = ""
     for event in following(view, ("msg.stored",), timeout):
-        ident = ident or _send(person, made)
-        if event is None or (event.get("mailbox") == asker.id and event.get("re") == ident):
+        ident = ident or _send(call, made)
+        if event is None or _may_be(event, asker.id, ident):
             rows = asker.ask("inbox", {"re": ident, "unread": False, "oldest": True, "limit": 1}).rows
             if rows:
                 return rows
@@ -68,10 +68,15 @@ def _exchange(person: Person, asker: Asker, view: View, made: Draft, timeout: fl
     raise exits.TimedOut(f"no answer to {ident} within {timeout:g} s (it will be in the inbox; talkbus why {ident})")
 
 
-def _send(person: Person, made: Draft) -> str:
+def _may_be(event: dict[str, Any], mailbox: str, ident: str) -> bool:
+    """Whether an event may tell of the answer; that of a released message does not say what it replies to."""
+    return event.get("mailbox") == mailbox and (event.get("re") == ident or event.get("released") is True)
+
+
+def _send(call: Call, made: Draft) -> str:
     from bus.errors import Code, Refused, Unreachable
 
-    outcome = person.submit("send", made.args, made.body)
+    outcome, _ = post(call, made)
     if outcome.settled is None:
         raise Unreachable(f"{outcome.reason} (queued as {outcome.id}; an answer will be in the inbox)")
     told = report(outcome, made.args["to"])

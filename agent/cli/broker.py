@@ -133,6 +133,7 @@ def _counts(call: Call) -> dict[str, Any]:
         host = next((value.get("host", "") for value, _ in view.query("whoami", {}, 2.0).rows), "")
     rows = [value for value, _ in peers.rows]
     counters: dict[str, Any] = next((value for value, _ in stats.rows), {})
+    breakers = counters.get("breakers")
     mine = [row for row in rows if row.get("name") == call.person.name and row.get("host") == host]
     living = [row for row in rows if row.get("presence") != "gone" and row.get("kind") == "session"]
     return {
@@ -140,6 +141,9 @@ def _counts(call: Call) -> dict[str, Any]:
         "name": call.person.name,
         "unread": sum(int(row.get("unread", 0)) for row in mine),
         "waiting": int(counters.get("unread", 0)),
+        "held": int(counters.get("held", 0)),
+        "paused": int(counters.get("paused", 0)),
+        "breakers": breakers if isinstance(breakers, list) else [],
         "writable": bool(counters.get("writable", True)),
         "since": int(counters.get("started", 0)),
     }
@@ -171,6 +175,9 @@ def _show_status(told: dict[str, Any]) -> None:
         ("since", show.clock(told["since"]) if told.get("since") else ""),
         ("peers", told.get("peers", "")),
         ("unread", f"{told['unread']} for {told['name']}, {told['waiting']} on the bus" if running else ""),
+        ("held", f"{told['held']} for you to decide (talkbus hold list)" if told.get("held") else ""),
+        ("paused", f"since {show.clock(told['paused'])} (talkbus resume)" if told.get("paused") else ""),
+        *(("limited", _breaker(known)) for known in told.get("breakers", [])),
         ("queued", "unknown, in use" if queued is None else f"{queued} to be sent" if queued else ""),
         ("disk", f"{show.octets(told['disk']['used'])} used, {show.octets(told['disk']['free'])} free"),
         ("home", told["home"]),
@@ -178,6 +185,21 @@ def _show_status(told: dict[str, Any]) -> None:
     if running and not told.get("writable", True):
         rows.append(("problem", "the broker cannot write (make room on its disk)"))
     show.facts(rows)
+
+
+BREAKERS = {
+    "rate": "sends more than its rate; it is slowed down",
+    "hops": "is in a chain of replies without end; it is refused",
+    "thanks": "is in an exchange of mere thanks; it is refused",
+    "wakes": "was woken often enough; tasks wait for what comes next",
+}
+
+
+def _breaker(known: dict[str, Any]) -> str:
+    """A limit of the governor that is being hit."""
+    words = BREAKERS.get(str(known.get("what")), str(known.get("what")))
+    until = show.clock(int(known.get("until", 0)))
+    return f"{known.get('name')}@{known.get('host')} {words} ({known.get('count')} times, until {until})"
 
 
 @click.group()

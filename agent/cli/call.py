@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agent.person import Person
     from bus.client import View
     from bus.config import Config, Home, Hub
@@ -27,13 +29,14 @@ VIEW_S = 5.0
 @dataclass
 class Call:
     """Made once by talkbus.py, which alone knows the broker's side: `serve` runs the broker in this process, `unread`
-    and `moved` read the mail of a bus that does not run, and mark it as moved.
+    and `moved` read the mail of a bus that does not run, and mark it as moved, `audit` looks through a journal.
     """
 
     version: str = ""
     serve: Callable[[Home, Config], int] | None = None
     unread: Callable[[Home], list[dict[str, Any]]] | None = None
     moved: Callable[[Home, list[dict[str, Any]]], None] | None = None
+    audit: Callable[[Path, list[RememberedHead]], dict[str, Any]] | None = None
     as_name: str = ""
 
     @cached_property
@@ -84,6 +87,7 @@ class Call:
         return hub(self.home, self.config)
 
 
+RememberedHead = tuple[str, str, int, str]  # who remembers it, store, number and chain of the last operation
 Rows = list[tuple[dict[str, Any], bytes]]
 
 

@@ -115,7 +115,8 @@ def _perform(home: Home, tally: Tally, screen: Any, steps: Any) -> Show:
     from bus.private import private_dir
 
     async def run() -> Show:
-        with (private_dir(home.logs) / "agents.log").open("a", encoding="utf-8") as errlog:
+        log = os.open(private_dir(home.logs) / "agents.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with open(log, "a", encoding="utf-8") as errlog:
             show = Show(Stage(home, tally, errlog), screen, steps)
             await show.run()
             return show

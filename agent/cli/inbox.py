@@ -106,6 +106,9 @@ def inbox(
             peek = True
         reader = Reader(person, asker, args, limit, peek, as_json)
         count = reader.show() if wait is None else _wait(call, reader, wait)
+        waiting = _kept_back(asker) if person.kind == "human" and not as_json else 0
+    if waiting:
+        show.note(f"{waiting} held for {person.name} (talkbus hold list)")
     if count:
         return exits.DONE
     if as_json:
@@ -120,6 +123,12 @@ def inbox(
 def _held(asker: Asker) -> bool:
     rows = asker.ask("whoami", {}).rows
     return bool(rows) and rows[0][0].get("presence") == "open"
+
+
+def _kept_back(asker: Asker) -> int:
+    """How many messages to this mailbox wait for a person."""
+    rows = asker.ask("whoami", {}).rows
+    return int(rows[0][0].get("held", 0)) if rows else 0
 
 
 def _wait(call: Call, reader: Reader, timeout: float) -> int:

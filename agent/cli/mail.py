@@ -15,6 +15,7 @@ import click
 
 from agent.cli import exits, show
 from agent.cli.call import Call, acting, as_json, pass_call
+from agent.cli.keyboard import at_keyboard
 
 if TYPE_CHECKING:
     from agent.person import Outcome
@@ -24,10 +25,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A message to be sent: the arguments of the operation and the text."""
+    """A message to be sent: the arguments of the operation and the text; `raw`: with the secrets in it."""
 
     args: dict[str, Any]
     body: bytes
+    raw: bool = False
 
 
 def drafting(command: F) -> F:
@@ -41,6 +43,7 @@ def drafting(command: F) -> F:
             click.option("--reply-to", metavar="ID", help="The message this one answers."),
             click.option("--ttl", type=click.FloatRange(0.001), metavar="S", help="Expire unread after S seconds."),
             click.option("--new", is_flag=True, help="Open a mailbox for a name nobody has had."),
+            click.option("--raw", is_flag=True, help="Send secrets in the text as they are. For a person only."),
         )
     ):
         command = option(command)
@@ -59,7 +62,8 @@ def send(call: Call, /, as_json: bool, kind: str | None, note: bool, exclude: Se
     """Send a message.
 
     TO is a name, an id, name@host, a folder, or '*' for all; several are joined by commas. BODY '-' reads the text
-    from stdin. While the broker is away the message is queued on this disk and goes out with the next call.
+    from stdin. While the broker is away the message is queued on this disk and goes out with the next call. What
+    looks like a key, token or password is redacted first; you are told.
 
     \b
     talkbus send api "the migration is in"
@@ -72,8 +76,8 @@ def send(call: Call, /, as_json: bool, kind: str | None, note: bool, exclude: Se
     made.args["kind"] = "note" if note else kind or "task"
     if exclude:
         made.args["exclude"] = [part for text in exclude for part in addresses(text)]
-    outcome = call.person.submit("send", made.args, made.body)
-    told = report(outcome, made.args["to"])
+    outcome, redacted = post(call, made)
+    told = report(outcome, made.args["to"]) | redacted
     if as_json:
         show.document(told)
     else:
@@ -86,6 +90,20 @@ def send(call: Call, /, as_json: bool, kind: str | None, note: bool, exclude: Se
     return exits.REFUSED if failed or told["status"] == "refused" else exits.DONE
 
 
+def post(call: Call, made: Draft) -> tuple[Outcome, dict[str, Any]]:
+    """Send it; what became of it, and what was taken out of it before. Refused for `raw` where no person asks."""
+    from agent.redact import outgoing
+
+    if made.raw:
+        return at_keyboard(call, "send secrets as they are").submit("send", made.args, made.body, raw=True), {}
+    found = outgoing("send", made.args, made.body)[2]
+    outcome = call.person.submit("send", made.args, made.body)
+    if not found:
+        return outcome, {}
+    show.note(f"redacted before it was sent: {found} (a person may send it as it is, with --raw)")
+    return outcome, {"redacted": found.kinds}
+
+
 def draft(
     words: Sequence[str],
     to: Sequence[str],
@@ -94,6 +112,7 @@ def draft(
     reply_to: str | None,
     ttl: float | None,
     new: bool,
+    raw: bool,
 ) -> Draft:
     """The message that was typed. UsageError for what is none, LocalError for a text that cannot be sent."""
     rest = list(words)
@@ -110,7 +129,7 @@ def draft(
     args: dict[str, Any] = {"to": recipients}
     optional = {"tag": tag, "re": reply_to, "ttl": int(ttl * 1000) if ttl else None, "new": new or None}
     args.update({key: value for key, value in optional.items() if value is not None})
-    return Draft(args, _body(text, file))
+    return Draft(args, _body(text, file), raw)
 
 
 def addresses(text: str) -> list[str]:

@@ -241,7 +241,13 @@ def summary(call: Call, text: str, as_json: bool) -> None:
     \b
     talkbus summary "moving the login to OAuth"
     """
+    from agent.redact import Found, redact
+
+    found = Found()
+    text = redact(text, found)
     call.person.do("status", {"summary": text})
+    if found:
+        show.note(f"redacted before it was told: {found}")
     _told(as_json, {"name": call.person.name, "summary": text[:200]}, f"{call.person.name}: {text[:200]}")
 
 

@@ -66,11 +66,14 @@ def set_(
 ) -> None:
     """Write a value.
 
+    What looks like a key, token or password is redacted first: every session can read it.
+
     \b
     talkbus state set api:port 8080
     talkbus state set motto "all is well" --string
     talkbus state set lock '"me"' --if-version 0 --ttl 60
     """
+    from agent.redact import outgoing
     from bus.names import check_key
 
     args: dict[str, Any] = {"key": check_key(key)}
@@ -78,7 +81,11 @@ def set_(
         args["ver"] = if_version
     if ttl is not None:
         args["ttl"] = int(ttl * 1000)
-    result = call.person.do("state.set", args, _value(value, string))
+    body = _value(value, string)
+    found = outgoing("state.set", args, body)[2]
+    result = call.person.do("state.set", args, body)
+    if found:
+        show.note(f"redacted before it was written: {found} (every session can read a state value)")
     if as_json:
         show.document({"key": key, "version": result["ver"]})
     else:

@@ -80,7 +80,7 @@ class Ladder:
         self._turning = asyncio.Lock()
         self._told: tuple[str, str, int] = ("", "", 0)
         self._status = StatusFile(home, client, hub=joined.hub(home, config) is not None)
-        self._peers, self._peers_at = 0, 0
+        self._peers, self._peers_at, self._held = 0, 0, 0
         self._counted: tuple[str, int] = ("", 0)
         earlier = self._loop.on_rebuilt
 
@@ -163,7 +163,7 @@ class Ladder:
         if any(f.path == "hook" and f.task for f in self._flights) and self._native_open(now):
             await self._take_back()  # the waiter was sent away, and nobody would ring
         waiting = await self._call(self._waiting)
-        if any(letter.msg.kind == "task" for letter in waiting):
+        if any(letter.wakes for letter in waiting):
             await self._deliver(waiting, now)
         elif waiting and self._maildir.hooked():
             await self._leave_for_hook(waiting, now, task=False)
@@ -258,7 +258,7 @@ class Ladder:
         if not letters:
             return
         flight = self._begin(letters, "hook", now)
-        flight.task = any(letter.msg.kind == "task" for letter in letters)
+        flight.task = any(letter.wakes for letter in letters)
         text = f"{self._text(letters, left, HOOK_BUDGET)}\n\n(talkbus delivery {flight.nonce})"
         self._parser.watch(flight.nonce, flight.nonce)
         wall = time.time_ns() // 1_000_000
@@ -359,14 +359,14 @@ class Ladder:
             self._counted, self._peers_at = who, now
             answer = await asyncio.to_thread(self._loop.ask, "peers", {}, 2.0)
             if answer.code < 300:
-                rows = [
-                    row for row, _ in answer.rows if row.get("presence") == "open" and row.get("kind") == "session"
-                ]
-                self._peers = len([row for row in rows if row.get("id") != status.id])
+                rows = [row for row, _ in answer.rows]
+                living = [r for r in rows if r.get("presence") == "open" and r.get("kind") == "session"]
+                self._peers = len([row for row in living if row.get("id") != status.id])
+                self._held = next((int(row.get("held", 0)) for row in rows if row.get("id") == status.id), 0)
         unread = await self._call(lambda link, _now: len(link.inbox.waiting()) + link.inbox.more)
         unread += sum(len(flight.letters) for flight in self._flights)
         if status.name:
-            self._status.write(status.name, self._peers, unread)
+            self._status.write(status.name, self._peers, unread, self._held)
 
     async def _call(self, fn: Callable[[Link, int], T]) -> T:
         while True:

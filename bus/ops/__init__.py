@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bus.ops import machines, mail, naming, state, upkeep
+from bus.ops import hold, machines, mail, naming, state, upkeep
 from bus.ops.kinds import Op
 
 OPS: dict[str, Op] = {
@@ -16,6 +16,11 @@ OPS: dict[str, Op] = {
     "status": Op(naming.status, "summary?:text activity?:text busy?:num metadata?:map wake?:text"),
     "state.set": Op(state.set_value, "key:text ver?:num ttl?:num"),
     "state.delete": Op(state.delete, "key:text ver?:num"),
+    "policy.set": Op(hold.set_rule, "action:text machine?:text name?:text kind?:text"),
+    "policy.unset": Op(hold.unset_rule, "machine?:text name?:text kind?:text"),
+    "hold.release": Op(hold.release, "ids:list"),
+    "hold.drop": Op(hold.drop, "ids:list reason?:text"),
+    "pause": Op(hold.pause, "on:flag"),
     "prune": Op(upkeep.prune, "before:num", role="owner"),
     "lan.invite": Op(machines.invite, "digest:text role?:text label?:text ttl?:num", role="owner"),
     "lan.close": Op(machines.close, "", role="owner"),

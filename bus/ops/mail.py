@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from bus import names, wire
-from bus.addresses import Target, resolve
-from bus.core import Core, Session
+from bus import names, policy, wire
+from bus.addresses import Target, kind_of, resolve
+from bus.core import Core, Session, trip
 from bus.deliveries import STEPS, deliver, ids, leave, push, step, tell
 from bus.effects import AddMessage, AddRefusal, MoveById
 from bus.errors import Code, Refused
+from bus.governor import HOPS_MS, THANKS_MS, is_thanks
 from bus.ops.kinds import Answer, own_mailbox
 from bus.world import Mailbox, Pending
 
 KINDS = ("task", "note")
-NEWS = {Code.OK: "stored", Code.HELD: "held"}
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A message on its way to each of its recipients. `thanks`: it says nothing else; `person`: one sends it."""
+
+    sender: Mailbox
+    req: wire.Req
+    kind: str
+    expires: int
+    hops: int
+    thanks: bool
+    person: bool
 
 
 def send(core: Core, session: Session, req: wire.Req) -> Answer:
@@ -34,7 +48,9 @@ def send(core: Core, session: Session, req: wire.Req) -> Answer:
     _check_text(req.body)
     targets = _recipients(core, sender, args)
     expires = core.now + args["ttl"] if args.get("ttl") else 0
-    answered = args.get("re", "")
+    answered, said = args.get("re", ""), args.get("hops", 0)
+    hops = said if session.person else core.governor.hops(sender.id, answered, said)
+    draft = Draft(sender, req, kind, expires, hops, is_thanks(req.body), session.person)
     core.write(
         AddMessage(
             req.id,
@@ -48,11 +64,11 @@ def send(core: Core, session: Session, req: wire.Req) -> Answer:
             args.get("thread") or answered,
             core.now,
             expires,
-            args.get("hops", 0),
+            hops,
             req.body,
         )
     )
-    told = [_one(core, sender, req, target, expires, kind) for target in targets]
+    told = [_one(core, draft, target) for target in targets]
     if answered:
         core.write(MoveById(sender.id, answered, "answered", core.now, req.id))
         tell(core, sender, answered, "answered", req.id)
@@ -89,39 +105,102 @@ def _recipients(core: Core, sender: Mailbox, args: dict[str, Any]) -> list[Targe
     return list(found.values())
 
 
-def _one(core: Core, sender: Mailbox, req: wire.Req, target: Target, expires: int, kind: str) -> dict[str, Any]:
-    mailbox = target.mailbox
+def _one(core: Core, draft: Draft, target: Target) -> dict[str, Any]:
+    """One copy: refused, held or stored; what its sender is told of it."""
+    mailbox, sender, req = target.mailbox, draft.sender, draft.req
     if mailbox is None:
-        return _refuse(core, sender, req, target.text, "", target.code, target.why)
-    size = len(req.body)
-    settings = core.settings
-    if len(mailbox.pending) >= settings.mailbox_messages or core.octets(mailbox) + size > settings.mailbox_bytes:
-        why = f"the mailbox of {mailbox.name} is full ({len(mailbox.pending)} unread); it must read first"
-        return _refuse(core, sender, req, mailbox.name, mailbox.host, Code.FULL, why)
+        return _refuse(core, draft, target.text, "", target.code, target.why)
+    said = {"name": mailbox.name, "host": mailbox.host}
     if sender.id in core.numbers(mailbox).get(req.id, {}):
-        return {"name": mailbox.name, "host": mailbox.host, "status": "stored", "code": int(Code.OK)}
-    deliver(core, mailbox, Pending(0, req.id, sender.id, kind, size, expires))
+        return {**said, "status": "stored", "code": int(Code.OK)}
+    if any(p.msg == req.id and p.sender == sender.id for p in mailbox.held.values()):
+        return {**said, "status": "held", "code": int(Code.HELD)}
+    verdict = policy.verdict(core, sender, mailbox, draft.kind)
+    no = _against(core, draft, mailbox, verdict)
+    if no is not None:
+        return _refuse(core, draft, mailbox.name, mailbox.host, *no)
+    run = _thanks(core, draft, mailbox)
+    if run > core.settings.thanks > 0:
+        trip(core, "thanks", mailbox, core.now + THANKS_MS)
+        why = f"nothing but thanks, {run} times back and forth (say what is to be said, or leave it)"
+        return _refuse(core, draft, mailbox.name, mailbox.host, Code.FORBIDDEN, why)
+    held = verdict.action == "hold"
+    words = _quiet(core, draft, mailbox, run, held)
+    pending = Pending(0, req.id, sender.id, draft.kind, len(req.body), draft.expires, quiet=bool(words))
+    if held:
+        policy.hold_back(core, mailbox, pending, verdict.why)
+        words = f"a person at {mailbox.host} decides ({verdict.why})"
+    else:
+        deliver(core, mailbox, pending)
+        if core.presence(mailbox) != "open":
+            words = "offline; it waits"
+    core.governor.delivered(mailbox.id, req.id, draft.hops, draft.thanks)
+    status = "held" if held else "stored"
     core.emit(
-        "msg.stored",
+        f"msg.{status}",
         id=req.id,
         **{"from": sender.name, "from_host": sender.host},
         to=mailbox.name,
         host=mailbox.host,
         mailbox=mailbox.id,
-        kind=kind,
+        kind=draft.kind,
         tag=req.args.get("tag", ""),
         re=req.args.get("re", ""),
-        size=size,
+        size=pending.size,
     )
-    told = {"name": mailbox.name, "host": mailbox.host, "status": "stored", "code": int(Code.OK)}
-    if core.presence(mailbox) != "open":
-        told["text"] = "offline; it waits"
-    return told
+    told = {**said, "status": status, "code": int(Code.HELD if held else Code.OK)}
+    return {**told, "text": words} if words else told
 
 
-def _refuse(core: Core, sender: Mailbox, req: wire.Req, name: str, host: str, code: Code, why: str) -> dict[str, Any]:
-    core.write(AddRefusal(sender.id, req.id, name[:128], host, int(code), why, core.now))
-    core.emit("msg.refused", id=req.id, **{"from": sender.name}, to=name[:128], code=int(code))
+def _against(core: Core, draft: Draft, mailbox: Mailbox, verdict: policy.Verdict) -> tuple[Code, str] | None:
+    """Why this copy is refused: by the recipient's policy, for its hops, or for want of room."""
+    settings, size = core.settings, len(draft.req.body)
+    if verdict.action == "refuse":
+        return Code.FORBIDDEN, f"{mailbox.host} takes no such mail from {draft.sender.name}@{draft.sender.host}"
+    if draft.hops > settings.hops > 0:
+        trip(core, "hops", draft.sender, core.now + HOPS_MS)
+        return Code.FORBIDDEN, (
+            f"this is reply number {draft.hops} in a row without a person, {settings.hops} are allowed "
+            "(if it is real work, send it anew and not as a reply)"
+        )
+    if len(mailbox.pending) + len(mailbox.held) >= settings.mailbox_messages or (
+        core.octets(mailbox) + size > settings.mailbox_bytes
+    ):
+        return Code.FULL, f"the mailbox of {mailbox.name} is full ({len(mailbox.pending)} unread); it must read first"
+    if verdict.action == "hold" and (
+        len(mailbox.held) >= settings.held_messages
+        or sum(p.size for p in mailbox.held.values()) + size > settings.held_bytes
+    ):
+        return Code.FULL, f"too much is held for {mailbox.name} ({len(mailbox.held)}); a person must look first"
+    return None
+
+
+def _thanks(core: Core, draft: Draft, mailbox: Mailbox) -> int:
+    """How long the exchange of mere thanks between these two is by now; people may thank as they like."""
+    mere = draft.thanks and not draft.person
+    return core.governor.thanks(core.now, draft.sender.id, mailbox.id, mere, draft.req.args.get("re", ""))
+
+
+def _quiet(core: Core, draft: Draft, mailbox: Mailbox, run: int, held: bool) -> str:
+    """Why this copy starts nothing, though it is a task; "" where it may wake the session."""
+    limit = core.settings.wakes
+    if draft.kind != "task":
+        return ""
+    if run > 1 and core.settings.thanks > 0:
+        return "it wakes nobody: thanks for thanks"
+    if held or limit <= 0 or core.presence(mailbox) != "open" or kind_of(mailbox) != "session":
+        return ""
+    if draft.person and draft.sender.key == mailbox.key:
+        return ""
+    if core.governor.wake(core.now, mailbox.id, limit):
+        return ""
+    trip(core, "wakes", mailbox, core.governor.next_wake(core.now, mailbox.id))
+    return f"it does not wake {mailbox.name}: woken {limit} times within an hour; it is shown with what comes next"
+
+
+def _refuse(core: Core, draft: Draft, name: str, host: str, code: Code, why: str) -> dict[str, Any]:
+    core.write(AddRefusal(draft.sender.id, draft.req.id, name[:128], host, int(code), why, core.now))
+    core.emit("msg.refused", id=draft.req.id, **{"from": draft.sender.name}, to=name[:128], code=int(code))
     return {"name": name[:128], "host": host, "status": "refused", "code": int(code), "text": why}
 
 

@@ -195,6 +195,41 @@ def leftover_gone() -> None:
     assert api.state == "open", "a GONE of a former connection parked the rightful holder"
 
 
+def _strangers() -> tuple[Bench, Seat, Seat, Seat, Seat]:
+    """far at beta and api at alpha, whose machines know nothing of each other, and a person at each."""
+    bench = Bench()
+    seats = [bench.seat("far", host="beta"), bench.seat("api")]
+    for host in ("beta", "alpha"):
+        seats.append(bench.seat("person", mode="send", host=host, meta={"kind": "human"}))
+    bench.run(lambda: all(s.state == "open" for s in seats))
+    far, api, you, me = seats
+    return bench, far, api, you, me
+
+
+def another_persons_mail() -> None:
+    """Who sent it cannot release it: that is for the person it is held for."""
+    bench, far, api, you, me = _strangers()
+    ident = "m" * 16
+    far.submit("send", {"to": ["api"]}, b"let me in", ident)
+    bench.run()
+    assert you.done("hold.release", {"ids": [ident]}).code == 404, "the sender's person released it"
+    assert api.read() == []
+    assert me.done("hold.release", {"ids": [ident]}).code == 200
+    bench.run()
+    assert api.read() == ["let me in"]
+
+
+def held_too_long() -> None:
+    """The time of a held message runs on: then it can be released no more."""
+    bench, far, api, _, me = _strangers()
+    ident = "m" * 16
+    far.submit("send", {"to": ["api"], "ttl": 1000}, b"now or never", ident)
+    bench.advance(20_000)
+    assert me.done("hold.release", {"ids": [ident]}).code == 404, "what had expired was released"
+    bench.run()
+    assert api.read() == []
+
+
 def full_disk_while_pushing() -> None:
     """What was pushed in a batch that could not be written comes again as a new chain, unasked."""
     bench = Bench()

@@ -62,7 +62,7 @@ def _believed(truth: Truth) -> None:
             if ident not in truth.forgotten:
                 truth.fail("believed, lost", f"{row}: told {code}, not in the journal")
             continue
-        want = sum(1 for told in result.get("to", []) if told["code"] == 200)
+        want = sum(1 for told in result.get("to", []) if told["code"] in (200, 202))
         have = sum(1 for c in history.copies.values() if c.msg == ident)
         if want != have:
             truth.fail("believed, lost", f"{row}: told {want} copies, there are {have}")

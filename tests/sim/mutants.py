@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 
 from agent import inbox, link, sending
-from bus import broker, deliveries, requests, sessions, wire
+from bus import broker, deliveries, policy, requests, sessions, wire
 from bus.ops import naming
 from tests import pair
 from tests.sim import directed, shells
@@ -257,6 +257,66 @@ MUTANTS: dict[str, Mutant] = {
         ),
         seeds=1500,
         start=9,
+    ),
+    "held mail is pushed": Mutant(
+        "what is held for a person reaches the session",
+        ("held shown", "not shown"),
+        (Edit(policy, "hold_back", "mailbox.held[pending.n] = pending", "arrive(core, mailbox, pending)"),),
+    ),
+    "strangers accepted": Mutant(
+        "mail of another key is accepted without a rule",
+        ("policy",),
+        (Edit(policy, "verdict", 'else Verdict("hold", NO_RULE)', 'else Verdict("accept")'),),
+    ),
+    "least specific first": Mutant(
+        "a rule for a machine goes before one for a name there",
+        ("policy",),
+        (Edit(policy, "verdict", "for about in tried if", "for about in tried[::-1] if"),),
+    ),
+    "rule not written": Mutant(
+        "a rule is in memory only",
+        ("policy",),
+        (Edit(policy, "put_rule", "core.write(PutRule(rule))", "pass"),),
+    ),
+    "pause not written": Mutant(
+        "a restart ends the pause",
+        ("policy",),
+        (Edit(policy, "set_pause", "core.write(PutPause(key, core.now))", "pass"),),
+    ),
+    "pause makes mail of refused": Mutant(
+        "what is refused is held while paused, and released with the rest",
+        ("policy", "released"),
+        (Edit(policy, "verdict", 'found.action == "accept" and recipient', "recipient"),),
+    ),
+    "the end of a pause releases all": Mutant(
+        "what a rule holds goes on when a pause ends",
+        ("released",),
+        (Edit(policy, "set_pause", "if pending.why == PAUSED", "if True"),),
+    ),
+    "release not written": Mutant(
+        "after a crash a released message is held again, and settled as another",
+        ("made up", "held shown", "never shown"),
+        (Edit(policy, "release", "core.write(Release(mailbox.id, former, pending.n, core.now, proof))", "pass"),),
+    ),
+    "released, not pushed": Mutant(
+        "a released message waits for the next connection",
+        ("never shown",),
+        (Edit(policy, "release", "arrive(core, mailbox, pending)", "mailbox.pending[pending.n] = pending"),),
+    ),
+    "dropped, and kept": Mutant(
+        "a dropped message is settled on disk, and in memory it waits to be shown",
+        ("made up", "held shown", "not shown"),
+        (Edit(policy, "drop", "del mailbox.held[pending.n]", "arrive(core, mailbox, mailbox.held.pop(pending.n))"),),
+    ),
+    "any person decides": Mutant(
+        "the person of one machine releases what is held at another",
+        edits=(Edit(policy, "held_of", "if mailbox.key == key:", "if True:"),),
+        schedule=directed.another_persons_mail,
+    ),
+    "held mail does not expire": Mutant(
+        "what is held outlives its time",
+        edits=(Edit(policy, "expire", "0 < pending.expires <= core.now", "False"),),
+        schedule=directed.held_too_long,
     ),
     "queries of an undone batch": Mutant(
         "a full disk swallows queries",

@@ -7,10 +7,12 @@ from typing import Any
 
 from agent.inbox import Letter
 from agent.outbox import Outbox
+from bus import policy
 from tests.pair import Bench, Conn
 from tests.sim.app import AppSeat
 from tests.sim.faults import Faults, SimHub
 from tests.sim.last_look import idle, last_look
+from tests.sim.person import decision, is_person, last_word
 from tests.sim.truth import Truth
 
 CHECK_EVERY = 16
@@ -56,12 +58,32 @@ class Run:
             self.add(f"s{i}", host=hosts[i % len(hosts)])
         if self.rng.random() < 0.5:
             self.add("s0", mode="send")
+        self.hosts = hosts
+        if len(hosts) > 1:
+            for host in hosts:
+                self.add("person", mode="send", host=host, meta={"kind": "human"})
+            if self.rng.random() < 0.5:
+                self._pair(*hosts)
 
-    def add(self, name: str, mode: str = "hold", host: str = "alpha", outbox: Outbox | None = None) -> AppSeat:
+    def _pair(self, one: str, other: str) -> None:
+        """The two machines were paired before anything else."""
+        policy.paired(self.hub.alive.core, f"key of {one}", f"key of {other}")
+        self.hub.flush()
+        for a, b in ((one, other), (other, one)):
+            self.truth.history.word.rules[f"key of {a}", f"key of {b}", "", ""] = "accept"
+
+    def add(
+        self,
+        name: str,
+        mode: str = "hold",
+        host: str = "alpha",
+        outbox: Outbox | None = None,
+        meta: dict[str, Any] | None = None,
+    ) -> AppSeat:
         """One more agent."""
         self.made += 1
         inst = f"{'cli' if mode == 'send' else 'i'}{self.made}"
-        seat = self.bench.seat(name, mode=mode, inst=inst, host=host, kind=self.seat_kind, outbox=outbox)
+        seat = self.bench.seat(name, mode=mode, inst=inst, host=host, kind=self.seat_kind, outbox=outbox, meta=meta)
         assert isinstance(seat, AppSeat)
         seat.reads_transcript = self.rng.random() < 0.5
         seat.link.book.name = seat.link.book.name or ""
@@ -195,7 +217,9 @@ class Run:
         rng = self.rng
         seat = rng.choice(self.seats)
         chance = rng.random()
-        if chance < 0.38:
+        if is_person(seat) and chance < 0.9:
+            self._submit(seat, *decision(rng, self.hub, seat, self.hosts))
+        elif chance < 0.38:
             self._send(seat)
         elif chance < 0.48:
             self._set(seat)
@@ -370,6 +394,11 @@ class Run:
             moved = False
             for seat in self.seats:
                 moved = seat.see_all() or moved
+                if is_person(seat) and seat.state == "open" and not seat.link.book.unsettled:
+                    word = last_word(self.hub, seat)
+                    if word is not None:
+                        self._submit(seat, *word)
+                        moved = True
                 if seat.state == "parked":
                     self._rename_parked(seat)
                     seat.flush()

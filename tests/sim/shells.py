@@ -74,7 +74,15 @@ class Conn:
 
 def completed(push: Push, m: AddMessage) -> wire.Msg:
     """MSG of a push and the message it is about."""
-    whole = {"tag": m.tag, "re": m.re, "thread": m.thread, "ttl": push.ttl, "hops": m.hops, "again": push.again}
+    whole = {
+        "tag": m.tag,
+        "re": m.re,
+        "thread": m.thread,
+        "ttl": push.ttl,
+        "hops": m.hops,
+        "again": push.again,
+        "quiet": push.quiet,
+    }
     head = (push.n, push.prev, m.id, m.name, m.sender, m.host, push.to, m.kind, m.ts)
     return wire.Msg(*head, **whole, body=m.body)  # type: ignore[arg-type]
 

@@ -27,6 +27,8 @@ SCHEDULES = (
     directed.first_request_lost,
     directed.first_reply_lost,
     directed.first_message_lost,
+    directed.another_persons_mail,
+    directed.held_too_long,
 )
 
 

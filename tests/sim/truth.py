@@ -16,8 +16,21 @@ from agent.book import AddRow, PutShown
 from agent.book import Write as BookWrite
 from agent.effects import Finished, News, Parked, Settled
 from bus import wire
-from bus.effects import AddDelivery, AddOp, Batch, DropState, Move, MoveById, PutState, Send
+from bus.effects import (
+    AddDelivery,
+    AddMessage,
+    AddOp,
+    Batch,
+    DropState,
+    Move,
+    MoveById,
+    PutMailbox,
+    PutState,
+    Release,
+    Send,
+)
 from tests.pair import Conn, Hub, Seat, Watch
+from tests.sim.person import Word
 
 if TYPE_CHECKING:
     from tests.sim.app import AppSeat
@@ -60,6 +73,7 @@ class Copy:
     expires: int
     steps: dict[str, int] = field(default_factory=dict)
     settled: str = ""
+    held: str = ""  # why
 
 
 @dataclass(slots=True)
@@ -70,6 +84,7 @@ class History:
     copies: dict[tuple[str, int], Copy] = field(default_factory=dict)
     state: dict[str, tuple[int, int]] = field(default_factory=dict)  # key -> version, expires
     terms: dict[str, tuple[int, str]] = field(default_factory=dict)  # mailbox -> term, inst
+    word: Word = field(default_factory=Word)
 
 
 @dataclass(slots=True)
@@ -98,6 +113,8 @@ class Truth(Watch):
         self._fed: list[tuple[Conn, Any]] = []
         self._was: dict[str, tuple[int, int]] = {}
         self._numbers: dict[tuple[bytes, int], str] = {}
+        self.owners: dict[str, str] = {}  # mailbox -> key
+        self.held_once: set[str] = set()
         self.hub: Hub | None = None
         self.restored = False
         self.dropped_frames = 0
@@ -139,10 +156,17 @@ class Truth(Watch):
             self.note(f"  broker > {conn.seat.label} {_brief(command)}")
         if isinstance(command, wire.Msg):
             self._numbers[conn.route, command.n] = f"{command.host}/{command.id}"
+            self._not_held(conn, command)
 
     def taken(self, seat: Seat, conn: Conn, command: Any) -> None:
         if self.trace is not None:
             self.note(f"  {seat.label} < {_brief(command)}")
+
+    def _not_held(self, conn: Conn, msg: wire.Msg) -> None:
+        session = self.hub.alive.core.sessions.get(conn.route) if self.hub else None
+        for (mailbox, n), known in self.history.copies.items():
+            if session is not None and mailbox == session.mailbox and known.msg == msg.id and known.held:
+                self.fail("held shown", f"{conn.seat.label} is pushed {msg.id}, which is held as {n} ({known.held})")
 
     # -- the broker's disk -----------------------------------------------------------------------------------------
 
@@ -153,15 +177,26 @@ class Truth(Watch):
         now = self.hub.bench.now if self.hub else 0
         fresh: dict[tuple[str, int], Copy] = {}
         expiries = {row.id: row for row in self._requests()}
+        messages: dict[tuple[str, str], AddMessage] = {}
         for write in batch.writes:
             match write:
+                case PutMailbox(box):
+                    self.owners[box.id] = box.key
+                case AddMessage():
+                    messages[write.sender, write.id] = write
                 case AddOp():
                     self._op(write)
                 case AddDelivery():
                     row = expiries.get(write.msg)
                     ttl = row.args.get("ttl", 0) if row else 0
                     copy_ = Copy(write.msg, now + ttl if ttl else 0)
+                    self._by_policy(write, messages[write.sender, write.msg])
+                    if write.status == "held":
+                        copy_.held = write.proof
+                        self.held_once.add(write.msg)
                     fresh[write.mailbox, write.n] = self.history.copies[write.mailbox, write.n] = copy_
+                case Release():
+                    self._release(write, fresh)
                 case Move():
                     self._move(write, now)
                 case MoveById():
@@ -199,6 +234,9 @@ class Truth(Watch):
         if req.id in self.history.applied:
             self.fail("applied twice", f"row {req.id} ({req.op}) was done again as {op.ob[:4]} {op.q}")
         self.history.applied[req.id] = Applied(op.code, result, text)
+        if op.code == 200:
+            conn = next(conn for conn, r in self._fed if r is req)
+            self.history.word.accepted(conn.seat.who.key, req)
         if req.op == "state.set":
             self._compare_and_set(op, req)
 
@@ -210,11 +248,50 @@ class Truth(Watch):
         if "ver" in req.args and (op.code == 200) != (ver == req.args["ver"]):
             self.fail("compare and set", f"{req.args} got {op.code} at version {ver}")
 
+    def _by_policy(self, made: AddDelivery, message: AddMessage) -> None:
+        """What became of a copy is what the person at the recipient's machine has said."""
+        fate = self.history.word.fate(self.owners[made.mailbox], message)
+        if fate != made.status:
+            self.fail("policy", f"{made.msg} to {made.mailbox} is {made.status}; by the rules it is {fate}")
+
+    def _asked_for(self, mailbox: str, msg: str, op: str) -> bool:
+        """Whether the person of this mailbox asked for that in this batch."""
+        return any(
+            r.op == op and conn.seat.who.key == self.owners[mailbox] and any(i.endswith(msg) for i in r.args["ids"])
+            for conn, r in self._fed
+            if isinstance(r, wire.Req)
+        )
+
+    def _release(self, move: Release, fresh: dict[tuple[str, int], Copy]) -> None:
+        known = self.history.copies.pop((move.mailbox, move.n), None)
+        if known is None or not known.held or known.settled or (move.mailbox, move.to) in self.history.copies:
+            self.fail("made up", f"{move} of {known}")
+            return
+        resumed = known.held == "paused" and self.owners[move.mailbox] not in self.history.word.paused
+        resuming = any(
+            isinstance(r, wire.Req) and r.op == "pause" and conn.seat.who.key == self.owners[move.mailbox]
+            for conn, r in self._fed
+        )
+        if not self._asked_for(move.mailbox, known.msg, "hold.release") and not (resumed or resuming):
+            self.fail("released", f"{known.msg} in {move.mailbox} ({known.held}) went on, and nobody had said so")
+        if known.held != "paused" and not self._asked_for(move.mailbox, known.msg, "hold.release"):
+            self.fail("released", f"{known.msg} in {move.mailbox} was held by a rule, and nobody released it")
+        known.held = ""
+        self.history.copies[move.mailbox, move.to] = known
+        if fresh.pop((move.mailbox, move.n), None) is not None:
+            fresh[move.mailbox, move.to] = known
+
     def _move(self, move: Move, now: int) -> None:
         known = self.history.copies.get((move.mailbox, move.n))
         if known is None:
             self.fail("made up", f"{move} of no delivery")
             return
+        if known.held:
+            if move.status not in ("expired", "failed"):
+                self.fail("held shown", f"{move} of what is held")
+            if move.status == "failed" and not self._asked_for(move.mailbox, known.msg, "hold.drop"):
+                self.fail("released", f"{known.msg} in {move.mailbox} was dropped, and nobody had said so")
+            known.held = ""
         known.steps.setdefault(move.status, now)
         if not move.settled:
             return
@@ -307,9 +384,12 @@ class Truth(Watch):
             last = self.offered.get(mark, 0)
             # What expired unshown before a crash comes once more, to expire again; it may be shown in that moment.
             # What a restored broker does again may meet other names.
-            if row.row < last and not row.args.get("ttl") and not self.restored:
+            # A released message stands behind what came meanwhile.
+            late = row.args.get("ttl") or row.id in self.held_once
+            if row.row < last and not late and not self.restored:
                 self.fail("order", f"{seat.label} is offered row {row.row} of {row.source} after {last}")
-            self.offered[mark] = max(last, row.row)
+            if row.id not in self.held_once:
+                self.offered[mark] = max(last, row.row)
         seat.known.add(key)
 
     def show(self, seat: AppSeat, key: str, repeat: bool) -> None:
