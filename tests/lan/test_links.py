@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from bus.client import View
-from tests.lan.net import Host, Net, inside, pair
+from tests.lan.net import Host, Net, pair
 from tests.live.homes import wait_for
 from tests.live.worker import Worker, judge
 
@@ -127,22 +125,16 @@ def test_an_agent_that_runs_is_told_not_paired_and_comes_back_when_it_is(
     honest = stack.enter_context(worker(desk, root / "w", "send", "honest", to="bob", count=150, pace=0.03))
     alice = stack.enter_context(worker(laptop, root / "w", "send", "alice", to="bob", count=400, pace=0.03))
     wait_for(lambda: len(bob.lines("shown")) >= 20, "traffic of both")
-    with inside(laptop.namespace):
-        view = stack.enter_context(View.open(laptop.paths, laptop.config, 5.0))
-        stream = view.events((), timeout=30.0)
-        assert next(stream).snapshot is not None
-    shown = {line[0] for line in bob.lines("shown")}
-    assert shown
+
+    def heard() -> int:
+        """What the hub has done for the laptop, as its journal says."""
+        return sum(row["who"] == "alice@laptop" for row in hub.json("log", "--limit", "500"))
+
     hub.talkbus("lan", "revoke", "laptop")
-    revoked = time.monotonic()
-    sent = hub.json("log", "--limit", "1")
-    # Within a second nothing of that machine is taken any more: what the journal has of it ends there.
-    wait_for(lambda: hub.json("lan", "peers")[-1]["host"] != "laptop" or None, "it off the list")
-    ops = [row for row in hub.json("log", "--limit", "500") if row.get("who", "").startswith("alice@")]
-    assert sent and time.monotonic() - revoked < 30
+    taken = heard()
+    assert taken >= 5
     wait_for(lambda: bool(honest.lines("done")), "the honest one unharmed", PATIENCE)
-    later = [row for row in hub.json("log", "--limit", "500") if row.get("who", "").startswith("alice@")]
-    assert len(later) == len(ops), "a revoked machine was heard"
+    assert heard() == taken, "a revoked machine was heard"
     assert "not paired" in laptop.tried("status").stderr
     laptop.talkbus("lan", "join", hub.talkbus("lan", "invite").strip())
     finished(alice, bob, 550)
