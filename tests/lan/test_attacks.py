@@ -281,16 +281,14 @@ def test_recorded_octets_played_again_do_nothing(field: Field, net: Net) -> None
     before = field.hub.json("log", "--limit", "1")
     again = field.tcp(field.out)
     again.settimeout(4)
-    heard = b""
-    with_reset = False
+    assert recorded
     try:
         for piece in recorded:
             again.sendall(piece)
-        while piece := again.recv(65536):
-            heard += piece
-    except (ConnectionError, TimeoutError, BrokenPipeError):
-        with_reset = True
-    assert heard or with_reset
+        while again.recv(65536):
+            pass
+    except ConnectionError:
+        pass  # the hub's end of it, like an orderly one; a time-out would be none, and fails the test
     assert field.hub.json("log", "--limit", "1") == before, "the replay was done"
     field.unharmed()
 
