@@ -27,7 +27,7 @@ from tests.live.homes import DEADLINE, ROOT, wait_for
 from tests.live.relay import Relay
 
 _NEWNET = 0x40000000
-_RUN = 'hostname "$0" && exec "$@"'
+_RUN = 'ulimit -Sn 256; hostname "$0" && exec "$@"'  # as few descriptors as some systems give by default
 
 
 def missing() -> str:
