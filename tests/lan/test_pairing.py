@@ -139,3 +139,15 @@ def test_revoked_means_not_paired_within_a_second_and_everywhere(net: Net, root:
     assert bodies == ["after"]
     assert "no machine is called 'nobody'" in hub.talkbus("lan", "revoke", "nobody", code=1)
     assert "needs the role owner" in laptop.talkbus("lan", "revoke", "desk", code=1)
+
+
+def test_a_hub_is_found_only_if_it_announces_itself(net: Net, root: Path) -> None:
+    hub, laptop = net.host("hub", root), net.host("laptop", root)
+    hub.talkbus("lan", "up")
+    assert laptop.json("lan", "find", "--seconds", "1") == []
+    told = hub.json("lan", "up", "--announce")
+    found = wait_for(lambda: laptop.json("lan", "find", "--seconds", "1"), "the announced hub")
+    wanted = {"host": "hub", "address": hub.address, "port": told["port"], "fingerprint": told["fingerprint"]}
+    assert found == [wanted]
+    secrets = [hub.keys.public, hub.keys.secret]
+    assert not any(key in str(found) for key in secrets)
