@@ -43,6 +43,7 @@ class Door:
         ipv6 = self._ipv6 = sockets.needs_ipv6(bind)
         self.roll = roll
         self.port = 0
+        self.refused = 0  # handshakes so far
         self.enrolment: Socket | None = None
         self.events_closed = False  # the port of activity could not be bound again; cut() tries
         self._ctx = ctx
@@ -75,7 +76,9 @@ class Door:
             try:
                 frames = self.zap.recv_multipart(zmq.NOBLOCK)
                 inviting = self.enrolment is not None
-                self.zap.send_multipart(trust.verdict(frames, self.roll, inviting), zmq.NOBLOCK)
+                reply = trust.verdict(frames, self.roll, inviting)
+                self.refused += reply[2] != b"200"
+                self.zap.send_multipart(reply, zmq.NOBLOCK)
             except zmq.ZMQError:
                 return
 
@@ -87,6 +90,7 @@ class Door:
         six = sockets.needs_ipv6(router)
         self._must_refuse(router, sockets.dealer(self._ctx, stranger, self._keys.public, ipv6=six))
         self._must_refuse(xpub, sockets.sub(self._ctx, stranger, self._keys.public, ipv6=six))
+        self.refused = 0
 
     def admit(self) -> tuple[int, str]:
         """Bind the enrolment port: the one after the pair if it is free, else any. Returns it, or 0 and why not."""

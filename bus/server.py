@@ -148,6 +148,7 @@ class Shell:
         ready = dict(self._poller.poll(self._timeout()))
         if self._door.zap in ready:
             self._door.answer_zap()
+            self.broker.core.counters["door refused"] = self._door.refused
         if self._door.xpub in ready:
             self._publisher.read_subscriptions()
         if self._router in ready:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from bus.effects import Admit, Cut, Greet, Push, Shut
 from bus.errors import LocalError
 from bus.invitations import digest
 from bus.roll import MACHINES_MAX, Principal, Roll, fingerprint
+from tests.fuzz_heads import SEEDS, once
 from tests.pair import Direct
 
 HUB, FAR, OTHER = "H" * 40, "F" * 40, "O" * 40
@@ -409,10 +411,11 @@ def test_machines_tells_fingerprints_and_no_keys_and_the_invitation_to_owners_on
 
 def test_each_machine_has_its_own_api_and_nobody_the_others() -> None:
     rig = Rig(**machine())
-    rig.hello(OWNER, "api")
+    (mine,) = rig.hello(OWNER, "api")
     rig.outboxes[OWNER] = 0
     rig.req(OWNER, "status", {})
-    rig.member()
+    (theirs,) = rig.member()
+    assert mine.id != theirs.id and (mine.name, theirs.name) == ("api", "api")
     for route in (b"cli", b"copy", LAPTOP + b"2"):
         rig.who[route] = Who(FAR, "laptop", "member")
     rig.hello(b"cli", "someone", mode="send")
@@ -494,3 +497,8 @@ def test_no_head_of_a_paired_machine_breaks_the_broker_or_touches_others(
     assert [p.status for p in after.pending.values()][:1] == ["stored"], "somebody else's mail moved"
     assert rig.roll.find(HUB) == Principal("hub", "owner") and rig.broker.core.invitation is None
     assert rig.say(OWNER, {"c": "PING", "k": 7})[0].k == 7
+
+
+@pytest.mark.parametrize("seed", sorted(SEEDS.iterdir()), ids=lambda path: path.name)
+def test_what_fuzzing_kept_breaks_nothing(seed: Path) -> None:
+    once(seed.read_bytes())

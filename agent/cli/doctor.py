@@ -120,7 +120,11 @@ def _room(call: Call) -> Check:
 def _broker(call: Call) -> Iterator[Check]:
     from bus.daemon import published, stopped
 
-    hub = call.hub
+    try:
+        hub = call.hub
+    except ConfigError as error:
+        yield _from_error("broker", error)
+        return
     record = None if hub is not None else published(call.home)
     if hub is not None:
         where = f"the hub at {hub.host}:{hub.port}"

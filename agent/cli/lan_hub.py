@@ -48,7 +48,8 @@ def rebound(call: Call, values: dict[str, str]) -> None:
                 f"{name} is set by the environment, which goes before config.toml (unset it, then again)"
             )
     former = {name: str(before.value(name)).lower() for name in values}
-    if former == values:
+    values = {name: value for name, value in values.items() if former[name] != value}
+    if not values:
         return
     for name, value in values.items():
         set_value(call.home, name, value)
@@ -57,8 +58,8 @@ def rebound(call: Call, values: dict[str, str]) -> None:
     try:
         ensure_broker(call.home)
     except BusError:
-        for name, value in former.items():
-            set_value(call.home, name, value)
+        for name in values:
+            set_value(call.home, name, former[name])
         ensure_broker(call.home)
         raise
 

@@ -59,6 +59,7 @@ def join(call: Call, line: str, leave_mail: bool, as_json: bool) -> None:
         if letters and not leave_mail:
             _move(call, far, label, letters)
         remember(call.home, Joined(given.host, given.port, given.events, given.key, label, show.now_ms()))
+    call.person.drain()
     told = {"hub": hub_label, "address": f"{far.host}:{far.port}", "label": label}
     told |= {"fingerprint": fingerprint(keys.public), "hub_fingerprint": fingerprint(given.key)}
     if as_json:

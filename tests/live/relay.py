@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 from typing import Self
 
@@ -35,11 +36,15 @@ class _Pair:
 
 
 class Relay:
-    """Listens on a port of its own and passes everything on to `target`. Use it as a context manager."""
+    """Listens on a port of its own and passes everything on to `target`. Use it as a context manager.
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    `delay` (s) is waited before each piece is passed on, in the order in which they came.
+    """
+
+    def __init__(self, target: tuple[str, int], near: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.delay = 0.0
+        self._listener = socket.create_server(near)
         self.port = int(self._listener.getsockname()[1])
         self.accepted = 0  # connections so far
         self.octets = 0
@@ -101,6 +106,8 @@ class Relay:
             try:
                 data = source.recv(_CHUNK)
                 if data:
+                    if self.delay:
+                        time.sleep(self.delay)
                     pair.other(source).settimeout(5)
                     pair.other(source).sendall(data)
                     self.octets += len(data)

@@ -133,13 +133,24 @@ def _confirm(loop: Loop, letters: Sequence[Letter], tell: Told) -> None:
 class Worker:
     """One worker and its lives. Use it as a context manager: it is dead afterwards."""
 
-    def __init__(self, environ: dict[str, str], folder: Path, role: str, name: str, **options: Any) -> None:
-        """Options of `send`: to, count, pace, batch, filler, database; of `receive`: seed, pace, database."""
+    def __init__(
+        self,
+        environ: dict[str, str],
+        folder: Path,
+        role: str,
+        name: str,
+        *,
+        before: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        """Options of `send`: to, count, pace, batch, filler, database; of `receive`: seed, pace, database. `before`
+        are words in front of the command, which runs the rest in their way.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.name, self.path = name, folder / f"{name}.told"
         given = {"name": name, "database": str(folder / name / "agent.db"), "log": str(self.path), "seed": name}
         given |= {"pace": 0.0, "batch": 1, "filler": ""} | options
-        self._command = [sys.executable, "-m", "tests.live.worker", role, json.dumps(given)]
+        self._command = [*before, sys.executable, "-m", "tests.live.worker", role, json.dumps(given)]
         self._environ, self._errors = environ, folder / f"{name}.err"
         self._lines: list[list[Any]] = []
         self._read = 0
