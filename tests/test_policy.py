@@ -241,7 +241,7 @@ def test_a_released_message_comes_after_what_came_meanwhile_and_once() -> None:
     assert person(rig, "hold.release", ids=[told["id"]]).code == 404, "it is held no more"
     rig.say(API, {"c": "ACK", "ranges": [[1, 2]], "proof": "p"})
     assert why(rig, told["id"]) == [
-        ("stored", "released by a person"), ("held", "no rule for this machine"), ("injected", "p"),
+        ("held", "no rule for this machine"), ("stored", "released by a person"), ("injected", "p"),
     ]  # fmt: skip
     rig.restart()
     assert not [c for c in rig.hello(API, "api") if isinstance(c, Msg)]

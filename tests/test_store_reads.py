@@ -165,7 +165,7 @@ def test_held_mail_waits_outside_the_inbox(store: Store) -> None:
     store.apply([Release(BOB.id, 1, 2, 9, "bob")])
     assert ids(ask(store, BOB, "inbox")) == ["aaaaaaa1"]
     [(value, _)] = ask(store, ANN, "why", id="aaaaaaa1")
-    assert [(step["status"], step["ts"]) for step in value["history"]] == [("stored", 9), ("held", 3)]
+    assert [(step["status"], step["ts"]) for step in value["history"]] == [("held", 3), ("stored", 9)]
 
 
 def test_the_owner_reads_what_others_wrote_and_not_what_is_held_for_him(store: Store) -> None:
