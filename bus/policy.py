@@ -29,18 +29,23 @@ class Verdict:
     why: str = ""
 
 
+ACCEPT = Verdict("accept")
+
+
 def verdict(core: Core, sender: Mailbox, recipient: Mailbox, kind: str) -> Verdict:
     """The most specific rule decides: name at a machine, then the machine, each before with the kind than without;
     then, for other machines only, the kind, then everybody. A pause holds what would be accepted.
     """
-    rules = core.world.policy.get(recipient.key, {})
-    machine, name = sender.key, sender.name
-    tried = [(machine, name, kind), (machine, name, ""), (machine, "", kind), (machine, "", "")]
+    rules = core.world.policy.get(recipient.key)
     own = sender.key == recipient.key
-    if not own:
-        tried += [("", "", kind), ("", "", "")]
-    rule = next((rules[about] for about in tried if about in rules), None)
-    found = Verdict(rule.action, BY_RULE) if rule else Verdict("accept") if own else Verdict("hold", NO_RULE)
+    rule = None
+    if rules:
+        machine, name = sender.key, sender.name
+        tried = [(machine, name, kind), (machine, name, ""), (machine, "", kind), (machine, "", "")]
+        if not own:
+            tried += [("", "", kind), ("", "", "")]
+        rule = next((rules[about] for about in tried if about in rules), None)
+    found = Verdict(rule.action, BY_RULE) if rule else ACCEPT if own else Verdict("hold", NO_RULE)
     if found.action == "accept" and recipient.key in core.world.paused:
         return Verdict("hold", PAUSED)
     return found
