@@ -8,6 +8,7 @@ deliveries; it knows nothing of requests.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from bus.core import Core
@@ -53,11 +54,12 @@ def verdict(core: Core, sender: Mailbox, recipient: Mailbox, kind: str) -> Verdi
 
 def paired(core: Core, hub_key: str, member_key: str) -> None:
     """Two machines were paired by their people: each accepts the other's mail from now on. A rule that somebody made
-    about the whole machine stays. Keys as z85 text.
+    about the whole machine stays. Keys as z85 text. Never refused: who has too many rules goes on holding that mail.
     """
     for key, machine in ((hub_key, member_key), (member_key, hub_key)):
         if (machine, "", "") not in core.world.policy.get(key, {}):
-            put_rule(core, Rule(key, machine, "", "", "accept", core.now))
+            with suppress(Refused):
+                put_rule(core, Rule(key, machine, "", "", "accept", core.now))
 
 
 def put_rule(core: Core, rule: Rule) -> None:

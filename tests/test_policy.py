@@ -356,3 +356,7 @@ def test_a_key_has_so_many_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [person(rig, "policy.set", action="hold", machine="beta", name=n).code for n in ("a", "b", "c", "a")] == [
         200, 200, 507, 200,
     ]  # fmt: skip
+    paired(rig.broker.core, "key of alpha", "key of beta")
+    rig.turn()
+    assert send(rig, FAR, "api")["status"] == "held", "a pairing that finds no room leaves mail held"
+    assert send(rig, API, "far")["status"] == "stored"
