@@ -168,6 +168,23 @@ def redact(text: str, found: Found | None = None) -> str:
     return text
 
 
+# A name and its value; escapes and characters are told apart, so this takes each once.
+_PAIR = re.compile(r'"([^"\\]{1,200})"(\s{0,8}:\s{0,8})("(?:[^"\\]|\\.){8,4096}")', re.DOTALL)
+_BREAKS = re.compile(r"[\s\"',;&<>{}()\[\]\\]")
+
+
+def _named(match: re.Match[str], found: Found) -> str:
+    """A value that its name makes a secret, whatever characters are in it."""
+    try:
+        value = json.loads(match[3])
+    except ValueError:
+        return match[0]
+    if value.startswith("[redacted ") or redact(probe := f"{match[1]}={_BREAKS.sub('x', value)}") == probe:
+        return match[0]
+    found.count("secret", 1)
+    return f'"{match[1]}"{match[2]}"[redacted secret]"'
+
+
 def redact_json(text: str, found: Found | None = None) -> str:
     """The same for a JSON text: what comes out is JSON too, and what was no secret stands as it was written."""
     own = Found() if found is None else found
@@ -180,8 +197,8 @@ def redact_json(text: str, found: Found | None = None) -> str:
         kept = redact(value, own)
         return match[0] if kept == value else json.dumps(kept, ensure_ascii=False)
 
-    inside = _LITERAL.sub(literal, text)
     # The name of a setting is often one text and its value the next.
+    inside = _PAIR.sub(lambda match: _named(match, own), _LITERAL.sub(literal, text))
     across = Found()
     whole = redact(inside, across)
     if not _is_json(whole) and _is_json(inside):

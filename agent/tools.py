@@ -91,7 +91,8 @@ def _about_mail() -> tuple[Tool, ...]:
         ),
         Tool(
             "message_status",
-            "What became of a message you sent: stored, offered, injected (shown), acked, answered, expired.",
+            "What became of a message you sent: stored, held (a person decides), offered, injected (shown), acked, "
+            "answered, expired, failed.",
             {"id": _TEXT},
             message_status,
             ("id",),

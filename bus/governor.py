@@ -40,6 +40,8 @@ _TEXT = (
 )
 _PHRASES = frozenset(tuple(phrase.split()) for phrase in _TEXT.split("|"))
 _LONGEST = max(map(len, _PHRASES))
+_MARKS = b".,!;:()"
+_FIRST = frozenset(phrase[0].encode() for phrase in _PHRASES) | {b""}
 _DECORATION = re.compile("[\\s.,!;:()\u2026\U0001f44d\U0001f64f\U0001f44c\U0001f642\U0001f60a\U0001f389\u2728]+")
 
 
@@ -68,17 +70,18 @@ class Governor:
 
     def within(self, now: int, buckets: dict[str, tuple[int, int]]) -> bool:
         """Take a token of each bucket (name -> rate in 1/s, burst), or of none: False when one is empty."""
-        filled = {name: self._filled(now, name, *size) for name, size in buckets.items()}
-        enough = all(tokens >= 1 for tokens in filled.values())
-        for name, tokens in filled.items():
+        filled = []
+        enough = True
+        for name, (rate, burst) in buckets.items():
+            tokens, since = self._buckets.get(name, (float(burst), now))
+            tokens = min(float(burst), tokens + (now - since) * rate / 1000)
+            filled.append((name, tokens))
+            enough = enough and tokens >= 1
+        for name, tokens in filled:
             self._buckets[name] = (tokens - 1 if enough else tokens, now)
         if len(self._buckets) > BUCKETS_MAX:
             self._forget_buckets(now)
         return enough
-
-    def _filled(self, now: int, name: str, rate: int, burst: int) -> float:
-        tokens, since = self._buckets.get(name, (float(burst), now))
-        return min(float(burst), tokens + (now - since) * rate / 1000)
 
     def _forget_buckets(self, now: int) -> None:
         """The half that was used longest ago: most of them are full again."""
@@ -95,11 +98,12 @@ class Governor:
     def delivered(self, recipient: str, msg: str, hops: int, thanks: bool) -> None:
         """Remember what a reply to this copy would count from."""
         self._hops.setdefault((recipient, msg), hops)
+        if len(self._hops) > KNOWN_MAX:
+            self._hops.popitem(last=False)
         if thanks:
             self._thanks[recipient, msg] = None
-        for known in (self._hops, self._thanks):
-            if len(known) > KNOWN_MAX:
-                known.popitem(last=False)
+            if len(self._thanks) > KNOWN_MAX:
+                self._thanks.popitem(last=False)
 
     # -- thanks ----------------------------------------------------------------------------------------------------
 
@@ -109,9 +113,10 @@ class Governor:
         0 for one that says something. One that answers a message which said something begins anew, and so does the
         second of two from the same side: each may answer a question of its own.
         """
-        pair = (min(sender, recipient), max(sender, recipient))
+        pair = (sender, recipient) if sender < recipient else (recipient, sender)
         if not mere:
-            self._talks.pop(pair, None)
+            if self._talks:
+                self._talks.pop(pair, None)
             return 0
         last, run, at = self._talks.get(pair, ("", 0, 0))
         answers = bool(re_) and (sender, re_) not in self._thanks
@@ -167,6 +172,9 @@ def is_thanks(body: bytes) -> bool:
     """
     if len(body) > THANKS_TEXT_MAX:
         return False
+    first = body.split(None, 1)[0] if body.strip() else b""
+    if first.isascii() and first.strip(_MARKS).lower() not in _FIRST:
+        return False  # most messages, and this is on the way of each
     text = body.decode("utf-8", "replace").lower().replace("\u2019", "'")
     words = _DECORATION.sub(" ", text).split()
     if not words:

@@ -8,6 +8,7 @@ deliveries; it knows nothing of requests.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from bus.core import Core
@@ -29,18 +30,23 @@ class Verdict:
     why: str = ""
 
 
+ACCEPT = Verdict("accept")
+
+
 def verdict(core: Core, sender: Mailbox, recipient: Mailbox, kind: str) -> Verdict:
     """The most specific rule decides: name at a machine, then the machine, each before with the kind than without;
     then, for other machines only, the kind, then everybody. A pause holds what would be accepted.
     """
-    rules = core.world.policy.get(recipient.key, {})
-    machine, name = sender.key, sender.name
-    tried = [(machine, name, kind), (machine, name, ""), (machine, "", kind), (machine, "", "")]
+    rules = core.world.policy.get(recipient.key)
     own = sender.key == recipient.key
-    if not own:
-        tried += [("", "", kind), ("", "", "")]
-    rule = next((rules[about] for about in tried if about in rules), None)
-    found = Verdict(rule.action, BY_RULE) if rule else Verdict("accept") if own else Verdict("hold", NO_RULE)
+    rule = None
+    if rules:
+        machine, name = sender.key, sender.name
+        tried = [(machine, name, kind), (machine, name, ""), (machine, "", kind), (machine, "", "")]
+        if not own:
+            tried += [("", "", kind), ("", "", "")]
+        rule = next((rules[about] for about in tried if about in rules), None)
+    found = Verdict(rule.action, BY_RULE) if rule else ACCEPT if own else Verdict("hold", NO_RULE)
     if found.action == "accept" and recipient.key in core.world.paused:
         return Verdict("hold", PAUSED)
     return found
@@ -48,11 +54,12 @@ def verdict(core: Core, sender: Mailbox, recipient: Mailbox, kind: str) -> Verdi
 
 def paired(core: Core, hub_key: str, member_key: str) -> None:
     """Two machines were paired by their people: each accepts the other's mail from now on. A rule that somebody made
-    about the whole machine stays. Keys as z85 text.
+    about the whole machine stays. Keys as z85 text. Never refused: who has too many rules goes on holding that mail.
     """
     for key, machine in ((hub_key, member_key), (member_key, hub_key)):
         if (machine, "", "") not in core.world.policy.get(key, {}):
-            put_rule(core, Rule(key, machine, "", "", "accept", core.now))
+            with suppress(Refused):
+                put_rule(core, Rule(key, machine, "", "", "accept", core.now))
 
 
 def put_rule(core: Core, rule: Rule) -> None:

@@ -29,7 +29,7 @@ SNIPPET_MAX = 400
 SHORT_MAX = 64
 PROOF_MAX = 80
 
-_HISTORY = ("stored", "held", "offered", "injected", "acked", "answered", "expired", "failed")
+_HISTORY = ("held", "stored", "offered", "injected", "acked", "answered", "expired", "failed")
 _COLUMNS = "m.row, m.id, m.name, m.host, m.sender, m.kind, m.tag, m.re, m.thread, m.ts, m.expires, m.key"
 _COPY = "EXISTS (SELECT 1 FROM deliveries d JOIN mailboxes b ON b.id = d.mailbox WHERE d.msg = m.row AND b.key = :key"
 # What is held was received by nobody yet: its text is for a person (query `held`), not for whoever asks by its id.

@@ -126,6 +126,8 @@ def test_an_answer_is_never_taken_for_thanks() -> None:
     for _ in range(8):
         send(rig, A, "web", "thanks")
         send(rig, B, "api", "ok")
+    assert send(rig, A, "web", "thanks")["status"] == send(rig, B, "api", "ok")["status"] == "refused"
+    send(rig, A, "web", "thanks")
     told = send(rig, B, "api", "ok", re=asked["id"])
     assert (told["status"], told["quiet"]) == ("stored", False)
     assert told["pushed"] == 1

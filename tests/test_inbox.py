@@ -360,3 +360,10 @@ def test_the_ledger_in_memory_has_an_end() -> None:
     rig.offer()
     assert len(rig.book.ledger) == LEDGER_KEPT and "h/m1" in rig.book.ledger
     assert "h/old0" not in rig.book.ledger and "h/old1" in rig.book.ledger, "what the broker was not told stays"
+
+
+@pytest.mark.parametrize(
+    ("kind", "quiet", "wakes"), [("task", False, True), ("task", True, False), ("note", False, False)]
+)
+def test_only_a_task_that_is_not_quieted_may_wake(kind: str, quiet: bool, wakes: bool) -> None:
+    assert Letter(Msg(1, 0, "m", "web", "1", "h", "api", kind, 1, quiet=quiet), 0).wakes is wakes

@@ -241,7 +241,7 @@ def test_a_released_message_comes_after_what_came_meanwhile_and_once() -> None:
     assert person(rig, "hold.release", ids=[told["id"]]).code == 404, "it is held no more"
     rig.say(API, {"c": "ACK", "ranges": [[1, 2]], "proof": "p"})
     assert why(rig, told["id"]) == [
-        ("stored", "released by a person"), ("held", "no rule for this machine"), ("injected", "p"),
+        ("held", "no rule for this machine"), ("stored", "released by a person"), ("injected", "p"),
     ]  # fmt: skip
     rig.restart()
     assert not [c for c in rig.hello(API, "api") if isinstance(c, Msg)]
@@ -356,3 +356,7 @@ def test_a_key_has_so_many_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [person(rig, "policy.set", action="hold", machine="beta", name=n).code for n in ("a", "b", "c", "a")] == [
         200, 200, 507, 200,
     ]  # fmt: skip
+    paired(rig.broker.core, "key of alpha", "key of beta")
+    rig.turn()
+    assert send(rig, FAR, "api")["status"] == "held", "a pairing that finds no room leaves mail held"
+    assert send(rig, API, "far")["status"] == "stored"

@@ -41,13 +41,13 @@ def test_mends_the_mode_of_our_own_directory(tmp_path: Path, wrong: int) -> None
 def test_refuses_a_symlink_even_to_a_good_directory(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with pytest.raises(ConfigError, match="symlink"):
+    with pytest.raises(ConfigError, match="is a symlink"):
         private_dir(tmp_path / "link")
 
 
 def test_refuses_a_dangling_symlink_and_a_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="symlink"):
+    with pytest.raises(ConfigError, match="is a symlink"):
         private_dir(tmp_path / "link")
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="not a directory"):
@@ -100,7 +100,7 @@ def test_a_file_that_stood_open_is_closed(tmp_path: Path, wrong: int) -> None:
 def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "real").touch(0o600)
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with pytest.raises(ConfigError, match="symlink"):
+    with pytest.raises(ConfigError, match="is a symlink"):
         private_file(tmp_path / "link")
     with pytest.raises(ConfigError, match="is no file"):
         private_file(tmp_path)
@@ -167,7 +167,7 @@ def test_check_refuses_links_and_absence(tmp_path: Path) -> None:
         check_private(tmp_path / "none")
     write_private(tmp_path / "real", b"")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with pytest.raises(ConfigError, match="symlink"):
+    with pytest.raises(ConfigError, match="is a symlink"):
         check_private(tmp_path / "link")
 
 

@@ -175,10 +175,26 @@ def _replaced(value: Any) -> Any:
     return [_replaced(entry) for entry in value] if isinstance(value, list) else value
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(["password", "db_password", "apiKey", "client_secret", "access_token"]),
+    st.text("abcXYZ0189 \"'\\,;{}[]()\n-_.:@!é", min_size=8, max_size=40).filter(lambda t: t[0].isalnum()),
+    st.booleans(),
+)
+def test_a_named_secret_goes_whatever_is_in_it_and_json_stays_json(name: str, value: str, ascii_only: bool) -> None:
+    text = json.dumps({"a": 1, name: value, "z": [value[:4]]}, ensure_ascii=ascii_only)
+    found = Found()
+    kept = json.loads(redact_json(text, found))
+    assert kept[name].startswith("[redacted ") and (kept["a"], kept["z"]) == (1, [value[:4]])
+    assert found and value not in json.dumps(kept)
+
+
 def test_json_is_kept_as_it_was_written() -> None:
     text = '{"n": 123456789012345678901234567890.10, "t": "' + TOKEN + '", "p": 1e5}'
     assert redact_json(text) == text.replace(TOKEN, "[redacted GitHub token]")
     assert json.loads(redact_json('{"api_key": "abcdefgh12345678"}')) == {"api_key": "[redacted secret]"}
+    number = '{"access_token_expires": 1700000000000, "z": "' + TOKEN + '"}'
+    assert json.loads(redact_json(number)) == {"access_token_expires": 1700000000000, "z": "[redacted GitHub token]"}
     cut = json.dumps({"k": "-----BEGIN PRIVATE KEY-----\nMIIE", "z": [1, 2]})
     assert json.loads(redact_json(cut)) == {"k": "[redacted private key]", "z": [1, 2]}
     assert TOKEN not in redact_json("no json " + TOKEN), "what is no JSON loses its secrets too"

@@ -153,7 +153,9 @@ def test_held_mail_waits_outside_the_inbox(store: Store) -> None:
     message = sent("aaaaaaa1", 1, to=())
     store.apply([*message, AddDelivery(BOB.id, 1, ANN.id, "aaaaaaa1", "bob", "held", 3)])
     assert ask(store, BOB, "inbox") == ask(store, BOB, "inbox", unread=False) == []
-    assert ask(store, BOB, "history") == []
+    while store.index_piece():
+        pass
+    assert ask(store, BOB, "history") == ask(store, BOB, "search", query="hi") == []
     assert refused(store, BOB, "message", id="aaaaaaa1") == Code.FORBIDDEN, "nor is it read by its id"
     assert ids(ask(store, ANN, "history")) == ["aaaaaaa1"], "its sender knows it"
     assert store.load().mailboxes[BOB.id].held[1].status == "held"
@@ -163,7 +165,18 @@ def test_held_mail_waits_outside_the_inbox(store: Store) -> None:
     store.apply([Release(BOB.id, 1, 2, 9, "bob")])
     assert ids(ask(store, BOB, "inbox")) == ["aaaaaaa1"]
     [(value, _)] = ask(store, ANN, "why", id="aaaaaaa1")
-    assert [(step["status"], step["ts"]) for step in value["history"]] == [("stored", 9), ("held", 3)]
+    assert [(step["status"], step["ts"]) for step in value["history"]] == [("held", 3), ("stored", 9)]
+
+
+def test_the_owner_reads_what_others_wrote_and_not_what_is_held_for_him(store: Store) -> None:
+    store.apply([PutMailbox(Mailbox("d0000000", "owner-key", "hub", "hub"))])
+    for ident, to in (("aaaaaaa1", BOB.id), ("aaaaaaa2", "d0000000")):
+        store.apply([*sent(ident, 1, to=()), AddDelivery(to, 1, ANN.id, ident, "x", "held", 3)])
+    store.apply([*sent("aaaaaaa3", 1, to=()), AddRefusal(ANN.id, "aaaaaaa3", "hub", "hub", 403, "no", 3)])
+    assert ids(ask(store, OWNER, "history")) == ["aaaaaaa1"]
+    assert ids(ask(store, OWNER, "why", id="aaaaaaa2")) == ["aaaaaaa2"], "what became of it is no secret"
+    store.apply([Release("d0000000", 1, 2, 9, "p")])
+    assert sorted(ids(ask(store, OWNER, "history"))) == ["aaaaaaa1", "aaaaaaa2"]
 
 
 def test_message_by_id_and_prefix(store: Store) -> None:

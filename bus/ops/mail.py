@@ -18,7 +18,7 @@ from bus.world import Mailbox, Pending
 KINDS = ("task", "note")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Draft:
     """A message on its way to each of its recipients. `thanks`: it says nothing else; `person`: one sends it."""
 
@@ -113,7 +113,7 @@ def _one(core: Core, draft: Draft, target: Target) -> dict[str, Any]:
     said = {"name": mailbox.name, "host": mailbox.host}
     if sender.id in core.numbers(mailbox).get(req.id, {}):
         return {**said, "status": "stored", "code": int(Code.OK)}
-    if any(p.msg == req.id and p.sender == sender.id for p in mailbox.held.values()):
+    if mailbox.held and any(p.msg == req.id and p.sender == sender.id for p in mailbox.held.values()):
         return {**said, "status": "held", "code": int(Code.HELD)}
     verdict = policy.verdict(core, sender, mailbox, draft.kind)
     no = _against(core, draft, mailbox, verdict)

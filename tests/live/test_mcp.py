@@ -323,3 +323,22 @@ async def test_a_session_that_leaves_is_gone_at_once_and_its_successor_inherits(
         text = await alice.eventually("list_peers", "bob@.*gone", scope="all")
         assert "active" in text
     until(lambda: not list(bus.home.agents.glob("*/live.json")))
+
+
+@in_loop
+async def test_no_tool_lets_a_secret_out_and_the_model_is_told(bus: Bed) -> None:
+    token = "ghp_" + "a1" * 18
+    async with agent(bus, "alice") as alice, agent(bus, "bob") as bob:
+        await bob.call("set_status")
+        for text in (
+            await alice.call("send_message", to="bob", body=f"use {token}"),
+            await alice.call("set_state", key="k", value={"token": token}),
+            await alice.call("set_status", summary=f"with {token}"),
+        ):
+            assert "redacted before it left: GitHub token" in text
+        assert "[redacted GitHub token]" in await bob.eventually("check_messages", "redacted")
+        assert "[redacted GitHub token]" in await bob.call("get_state", key="k")
+        assert "[redacted GitHub token]" in await bob.call("list_peers")
+        assert "no argument 'raw'" in await alice.fails("send_message", to="bob", body="x", raw=True)
+    for path in (bus.home.bus_db, *bus.home.agents.glob("*/agent.db*"), *bus.home.state.glob("bus.db-*")):
+        assert token.encode() not in path.read_bytes(), path

@@ -72,7 +72,7 @@ def test_held_released_and_dropped_between_two_machines(home: Home, laptop: Home
     talkbus(home, "hold", "drop", second["id"], "--reason", "not now")
     message = api.next()
     assert (message.body, message.host) == (b"do this for me", "laptop")
-    assert told(laptop, first["id"])[:2] == ["stored", "held"] and told(laptop, second["id"]) == ["held", "failed"]
+    assert told(laptop, first["id"])[:2] == ["held", "stored"] and told(laptop, second["id"]) == ["held", "failed"]
     assert "not now" in talkbus(laptop, "why", second["id"])
     assert talkbus(home, "audit", "verify", "--json")["ok"]
 

@@ -266,7 +266,7 @@ MUTANTS: dict[str, Mutant] = {
     "strangers accepted": Mutant(
         "mail of another key is accepted without a rule",
         ("policy",),
-        (Edit(policy, "verdict", 'else Verdict("hold", NO_RULE)', 'else Verdict("accept")'),),
+        (Edit(policy, "verdict", 'else Verdict("hold", NO_RULE)', "else ACCEPT"),),
     ),
     "least specific first": Mutant(
         "a rule for a machine goes before one for a name there",
