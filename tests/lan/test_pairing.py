@@ -88,6 +88,9 @@ def test_each_machine_has_its_own_names_and_labels_are_unique(net: Net, root: Pa
         host.talkbus("inbox", "--as", "api")  # to say hello makes the mailbox
     for target, number in (("api@hub", 0), ("api@laptop", 1), ("api@laptop-2", 2)):
         twins[0].talkbus("send", target, f"for {number}", "--as", "someone")
+    # The hub and a machine were paired by their people; two machines of the hub know each other by nobody's word.
+    assert [row["host"] for row in twins[1].json("hold", "list")] == ["laptop"]
+    twins[1].talkbus("hold", "release", "--all")
     for host, number in ((hub, 0), (twins[0], 1), (twins[1], 2)):
         assert [x["body"] for x in host.json("inbox", "--as", "api")][-1] == f"for {number}"
 
