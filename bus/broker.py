@@ -160,6 +160,9 @@ class Broker:
         former = self.core
         core = Core(world, now, former.settings)
         core.started, core.events, core.counters = former.started, former.events, former.counters
+        core.told = former.told
+        for event in batch.events:
+            core.tally(event.topic, -1)  # what it tells has not happened
         core.lost_at, core.activity, core.buckets = former.lost_at, former.activity, former.buckets
         core.count("undone")
         core.writable = False
@@ -232,7 +235,8 @@ class Broker:
             if core.writable:
                 core.heard_from(mailbox)
             if ping.st in naming.ACTIVITIES:
-                naming.set_activity(core, mailbox, ping.st, 0)
+                if naming.set_activity(core, mailbox, ping.st, 0):
+                    naming.tell_status(core, mailbox)
         deliveries.report(core, session, ping.k)
 
     def _goodbye(self, session: Session, bye: wire.Bye) -> None:

@@ -29,7 +29,8 @@ CACHE_ENTRY = 1024  # what an entry costs beside its text, about
 
 _PENDING = (
     "SELECT d.mailbox, d.n, m.id, m.sender, m.kind, m.size, m.expires, "
-    "CASE WHEN d.offered_at IS NOT NULL THEN 'offered' WHEN d.stored_at IS NULL THEN 'held' ELSE 'stored' END "
+    "CASE WHEN d.offered_at IS NOT NULL THEN 'offered' WHEN d.stored_at IS NULL THEN 'held' ELSE 'stored' END, "
+    "coalesce(d.held_at, d.stored_at) "
     "FROM deliveries d INDEXED BY deliveries_open JOIN messages m ON m.row = d.msg WHERE d.open = 1 "
     "ORDER BY d.mailbox, d.n"
 )
@@ -159,8 +160,8 @@ class Store:
             for row in self._db.execute(f"SELECT {columns} FROM mailboxes ORDER BY row"):
                 mailbox = world.mailboxes[row[0]] = Mailbox(*row[:8])
                 mailbox.meta = json.loads(row[8])
-            for mailbox, n, msg, sender, kind, size, expires, status in self._db.execute(_PENDING):
-                pending = Pending(n, msg, sender, kind, size, expires, status)
+            for mailbox, n, msg, sender, kind, size, expires, status, ts in self._db.execute(_PENDING):
+                pending = Pending(n, msg, sender, kind, size, expires, status, ts)
                 world.mailboxes[mailbox].pending[n] = pending
             for fields in self._db.execute("SELECT id, key, high, floor FROM outboxes ORDER BY row"):
                 world.outboxes[fields[0]] = Outbox(*fields)

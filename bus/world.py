@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class Pending:
-    """A delivery that is not settled yet. `expires` is 0 for no end."""
+    """A delivery that is not settled yet. `expires` is 0 for no end; `ts` is when it came into the mailbox."""
 
     n: int
     msg: str
@@ -21,6 +21,7 @@ class Pending:
     size: int
     expires: int
     status: str = "stored"  # "stored" | "offered" | "held"
+    ts: int = 0
 
 
 @dataclass(slots=True)

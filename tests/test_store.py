@@ -275,10 +275,10 @@ def test_pending_tells_its_status() -> None:
     store.apply([AddDelivery(BOB.id, n, ANN.id, f"m{n}", "bob", "held", 10) for n in (3, 4)])
     store.apply([Move(BOB.id, 2, "offered", 1, "", False), Move(BOB.id, 4, "stored", 1, "", False)])
     assert list(store.load().mailboxes[BOB.id].pending.values()) == [
-        Pending(1, "m1", ANN.id, "task", 2, 0, "stored"),
-        Pending(2, "m2", ANN.id, "task", 2, 0, "offered"),
-        Pending(3, "m3", ANN.id, "task", 2, 9, "held"),
-        Pending(4, "m4", ANN.id, "task", 2, 0, "stored"),
+        Pending(1, "m1", ANN.id, "task", 2, 0, "stored", 10),
+        Pending(2, "m2", ANN.id, "task", 2, 0, "offered", 10),
+        Pending(3, "m3", ANN.id, "task", 2, 9, "held", 10),
+        Pending(4, "m4", ANN.id, "task", 2, 0, "stored", 10),
     ]
 
 

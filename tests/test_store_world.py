@@ -68,7 +68,7 @@ class Model:
             box = self.world.mailboxes[to]
             box.top += 1
             status = data.draw(st.sampled_from(("stored", "held")))
-            box.pending[box.top] = Pending(box.top, ident, sender, "task", len(body), expires, status)
+            box.pending[box.top] = Pending(box.top, ident, sender, "task", len(body), expires, status, 5)
             made.append(AddDelivery(to, box.top, sender, ident, box.name, status, 5))
             made.append(PutMailbox(copy.deepcopy(box)))
         return made

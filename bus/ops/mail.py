@@ -15,6 +15,7 @@ from bus.world import Mailbox, Pending
 
 KINDS = ("task", "note")
 NEWS = {Code.OK: "stored", Code.HELD: "held"}
+REASON_MAX = 200  # characters of a refusal that everybody is told
 
 
 def send(core: Core, session: Session, req: wire.Req) -> Answer:
@@ -55,7 +56,7 @@ def send(core: Core, session: Session, req: wire.Req) -> Answer:
     told = [_one(core, sender, req, target, expires, kind) for target in targets]
     if answered:
         core.write(MoveById(sender.id, answered, "answered", core.now, req.id))
-        tell(core, sender, answered, "answered", req.id)
+        tell(core, sender, answered, "answered", core.now, req.id)
     return Answer(Code(max(row["code"] for row in told)), {"to": told})
 
 
@@ -100,7 +101,7 @@ def _one(core: Core, sender: Mailbox, req: wire.Req, target: Target, expires: in
         return _refuse(core, sender, req, mailbox.name, mailbox.host, Code.FULL, why)
     if sender.id in core.numbers(mailbox).get(req.id, {}):
         return {"name": mailbox.name, "host": mailbox.host, "status": "stored", "code": int(Code.OK)}
-    deliver(core, mailbox, Pending(0, req.id, sender.id, kind, size, expires))
+    deliver(core, mailbox, Pending(0, req.id, sender.id, kind, size, expires, ts=core.now))
     core.emit(
         "msg.stored",
         id=req.id,
@@ -121,7 +122,16 @@ def _one(core: Core, sender: Mailbox, req: wire.Req, target: Target, expires: in
 
 def _refuse(core: Core, sender: Mailbox, req: wire.Req, name: str, host: str, code: Code, why: str) -> dict[str, Any]:
     core.write(AddRefusal(sender.id, req.id, name[:128], host, int(code), why, core.now))
-    core.emit("msg.refused", id=req.id, **{"from": sender.name}, to=name[:128], code=int(code))
+    core.emit(
+        "msg.refused",
+        id=req.id,
+        **{"from": sender.name, "from_host": sender.host},
+        to=name[:128],
+        host=host,
+        kind=req.args.get("kind", "task"),
+        code=int(code),
+        text=wire.clip(why, REASON_MAX),
+    )
     return {"name": name[:128], "host": host, "status": "refused", "code": int(code), "text": why}
 
 
