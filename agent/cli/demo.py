@@ -23,6 +23,7 @@ import click
 
 from agent.cli.call import as_json
 from agent.cli.demo_count import Tally
+from agent.cli.demo_find import PREFIX
 from agent.cli.demo_plan import plan
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
 def _temporary_home(keep: bool) -> Iterator[Home]:
     from bus.config import home
 
-    root = Path(tempfile.mkdtemp(prefix="talkbus-demo-")).resolve()
+    root = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
     found = home({"TALKBUS_HOME": str(root)})
     try:
         yield found
