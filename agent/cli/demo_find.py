@@ -61,5 +61,4 @@ def until_it_ends(items: Iterator[T], bus: Home) -> Iterator[T]:
     for item in items:
         yield item
         if stopped(bus) or not bus.state.exists():
-            show.note("the demo has ended")
             return

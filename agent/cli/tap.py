@@ -108,6 +108,8 @@ def tap(
         for item in items:
             if item is not None and printer.show(item) and printer.seen == count:
                 return exits.DONE
+    if demo and timeout is None:
+        show.note("the demo has ended")
     return exits.TIMED_OUT if timeout is not None and time.monotonic() - began >= timeout else exits.DONE
 
 

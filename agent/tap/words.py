@@ -85,7 +85,7 @@ class Teller:
             oldest = f", the oldest {age(at - num(row, 'oldest'))}" if num(row, "oldest") else ""
             line.append(("unread", f"  {num(row, 'unread')} unread{oldest}"))
         if text(row, "wake"):
-            line.append(("dim", f"  woken by {_short(row, 'wake')}"))
+            line.append(("dim", f"  reached by {_short(row, 'wake')}"))
         if text(row, "summary"):
             line.append(("", f"  {_short(row, 'summary')}"))
         return line
@@ -139,7 +139,7 @@ class Teller:
             return [who, ("", f" is the new name of {safe(former)}" if former else " is a new mailbox")]
         if name == "status":
             words = [text(told, "activity"), text(told, "summary")]
-            words += [f"woken by {text(told, 'wake')}"] if text(told, "wake") else []
+            words += [f"reached by {text(told, 'wake')}"] if text(told, "wake") else []
             return [
                 who,
                 ("", "".join(f"  {safe(word[:WORDS_MAX])}" for word in words if word) or "  has a new status"),
