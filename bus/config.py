@@ -175,6 +175,7 @@ SETTINGS: Mapping[str, Setting] = {
         Setting("log.level", "info", "what the logs keep", "TALKBUS_LOG", choices=_LEVELS),
         Setting("limits.rate", 60, "requests a second one session may sustain", low=1),
         Setting("limits.burst", 600, "requests one session may send at once", low=1),
+        Setting("metrics.port", 0, "port for Prometheus on 127.0.0.1; 0 is off", high=65535),
         Setting("prune.days", 30, "days that settled messages are kept", low=1, high=36_500),
         Setting("delivery.native", True, "deliver through the session's own inbox where there is one"),
         Setting("history.share", True, "let sessions on this machine read what was said in each other"),
@@ -195,6 +196,7 @@ class Config:
     log_level: str
     limits_rate: int
     limits_burst: int
+    metrics_port: int
     prune_days: int
     delivery_native: bool
     history_share: bool

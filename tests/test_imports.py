@@ -23,12 +23,15 @@ OF_BUS_FOR_AGENTS = {
     "trust",
     "sockets",
     "database",
+    "logs",
 }
 PURE = {
     *(f"bus.{name}" for name in "errors names wire world effects core deliveries sessions addresses".split()),
     *(f"bus.{name}" for name in "requests activity broker ops ops.kinds ops.mail ops.naming ops.state".split()),
     *(f"bus.{name}" for name in "ops.upkeep store_writes".split()),
+    "bus.metrics",
     *(f"agent.{name}" for name in "book effects sending inbox link".split()),
+    *(f"agent.tap.{name}" for name in "items choosing words cells office office_scene top".split()),
 }
 WORLD = {
     "socket",

@@ -88,8 +88,10 @@ def _head(canvas: Canvas, scene: Scene) -> None:
     counts = (
         f"  {_count(scene.here, 'session')} on {_count(machines, 'machine')}, {_count(scene.messages, 'message')}"
     )
-    x = canvas.put(x, 0, counts, "dim")
-    canvas.put(x + 2, 0, scene.remark or "live", "alarm" if scene.remark else "mood.talking", canvas.wide - x - 3)
+    state = fit(scene.remark or "live", canvas.wide - x - 3)
+    at = canvas.wide - width(state) - 1
+    canvas.put(x, 0, counts, "dim", at - x - 1)
+    canvas.put(at, 0, state, "alarm" if scene.remark else "mood.talking")
 
 
 # -- the room --------------------------------------------------------------------------------------------------------

@@ -261,10 +261,10 @@ def draw_top(table: Table, sort: str, wide: int, high: int, ascii_only: bool = F
     high = high or len(table.rows) + 3
     canvas = Canvas(wide, high)
     x = canvas.put(1, 0, "talkbus top", "title")
-    span = "last minute" if table.looked >= LONG else f"{table.looked // 1000} s"
+    span = "minute" if table.looked >= LONG else f"{table.looked // 1000} s"
     totals = (
-        f"  {table.here} here, {_per_s(table.copies_1s)} copies/s now, {_per_s(table.copies_60s)} over the {span}, "
-        f"{table.unread} unread"
+        f"  {table.here} here, {_per_s(table.copies_1s)} copies/s now, "
+        f"{_per_s(table.copies_60s)} over the last {span}, {table.unread} unread"
     )
     x = canvas.put(x, 0, totals, "dim", wide - x - 1)
     if table.remark:
