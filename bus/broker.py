@@ -234,9 +234,8 @@ class Broker:
         if mailbox is not None and session.holds:
             if core.writable:
                 core.heard_from(mailbox)
-            if ping.st in naming.ACTIVITIES:
-                if naming.set_activity(core, mailbox, ping.st, 0):
-                    naming.tell_status(core, mailbox)
+            if ping.st in naming.ACTIVITIES and naming.set_activity(core, mailbox, ping.st, 0):
+                naming.tell_status(core, mailbox)
         deliveries.report(core, session, ping.k)
 
     def _goodbye(self, session: Session, bye: wire.Bye) -> None:

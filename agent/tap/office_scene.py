@@ -38,7 +38,7 @@ class Size:
     mood: bool = True
 
 
-SIZES = (Size(18, 5), Size(17, 4), Size(16, 3), Size(16, 2, bubble=False), Size(16, 1, bubble=False, mood=False))
+SIZES = (Size(18, 5), Size(17, 4), Size(18, 3), Size(18, 2, bubble=False), Size(18, 1, bubble=False, mood=False))
 _GROWN = 34  # columns a desk takes at most where there is room
 
 
@@ -195,12 +195,10 @@ def _desk(canvas: Canvas, place: Place, other: Place | None, size: Size) -> None
         canvas.put(place.face_x + (5 if right else -1), place.face_y, "›" if right else "‹", style)
     unread = f" ✉{desk.unread}" if desk.unread else ""
     if size.high <= 2 or (size.high == 3 and size.bubble):
-        x = canvas.put(
-            place.face_x + 7, place.face_y, desk.name, name_style(desk.name), place.wide - 10 - len(unread)
-        )
+        x = canvas.put(place.face_x + 6, place.face_y, desk.name, name_style(desk.name), place.wide - 9 - len(unread))
         canvas.put(x, place.face_y, unread, "unread")
         if size.mood:
-            canvas.put(place.face_x + 7, place.face_y + 1, _doing(desk), style, place.wide - 10)
+            canvas.put(place.face_x + 6, place.face_y + 1, _doing(desk), style, place.wide - 9)
         return
     x = canvas.put(place.face_x, place.face_y + 1, desk.name, name_style(desk.name), place.wide - 4 - len(unread))
     canvas.put(x, place.face_y + 1, unread, "unread")

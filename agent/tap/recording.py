@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn, Self
@@ -105,10 +106,8 @@ class Recording:
         """Everything in it, at once."""
         with self.path.open("rb") as file:
             self._head(file)
-            for number, item in enumerate(self._items(file)):
-                if number == self.count:
-                    return  # what was appended since it was looked through
-                yield item
+            # What was appended since it was looked through was not found whole.
+            yield from islice(self._items(file), self.count)
 
     def played(self, speed: float, wait: Callable[[float], bool]) -> Iterator[Item]:
         """Everything in it at its pace, `speed` times as fast; 0 is without waiting.
