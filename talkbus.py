@@ -41,10 +41,24 @@ def tap() -> None:
 
 
 def _serve(home: Home, config: Config) -> int:
-    """The broker in this process, until it is told to end."""
+    """The broker in this process, until it is told to end; with its log in a file, and its metrics if wanted."""
+    import logging
+
+    from bus import logs
+    from bus.daemon import spawned
+    from bus.private import private_dir
     from bus.server import serve
 
-    return serve(home, config, version=__version__)
+    # What stderr of a broker that was started by itself leads to is not rotated: it gets what ends it, no more.
+    logs.to_stderr(logging.ERROR if spawned() else logging.DEBUG)
+    with contextlib.ExitStack() as stack:
+        stack.callback(logs.close, logs.to_file(private_dir(home.logs) / "broker.jsonl", config.log_level))
+        ready = None
+        if config.metrics_port:
+            from bus.exporter import Exporter
+
+            ready = stack.enter_context(Exporter(home, config, __version__)).start
+        return serve(home, config, version=__version__, ready=ready)
 
 
 def _unread(home: Home) -> list[dict[str, Any]]:

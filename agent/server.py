@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from agent.session import Session
 from agent.tooling import Args, Desk, Tool, ToolError
 from agent.tools import INSTRUCTIONS, table
+from bus import logs
 from bus.config import Config, Home
 from bus.errors import BusError
 from bus.processes import alive
@@ -41,6 +42,7 @@ MEET_S = 2.0  # the first call may come before the broker is up
 SETTLE_S = 1.0
 OVERDUE_S = 10.0
 BYE_S = 0.6
+LOG_MAX = 1 << 20  # octets of a seat's log; one older is kept
 # A client that is killed, or whose window is closed, takes its process group along by SIGHUP.
 ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
@@ -56,6 +58,7 @@ def run(home: Home, config: Config, environ: Mapping[str, str]) -> int:
         except BusError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        kept = logs.to_file(session.seat.database.with_name("agent.jsonl"), config.log_level, LOG_MAX, 1)
         try:
             # Nothing of ours may print between the lines of the wire, so it is taken before anything runs.
             wire = take_over()
@@ -68,6 +71,7 @@ def run(home: Home, config: Config, environ: Mapping[str, str]) -> int:
             log.info("told to end during the start")
         finally:
             session.stop(BYE_S)
+            logs.close(kept)
             gc.freeze()  # what the SDK left is not worth a last look: it is most of the time the end takes
     return 0
 

@@ -5,12 +5,13 @@ Queries that need the disk become Read effects (PROTOCOL.md §11, §12).
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from bus import policy, wire
 from bus.addresses import kind_of, stale
 from bus.core import Core, Session
-from bus.deliveries import unread
+from bus.deliveries import oldest, unread
 from bus.effects import Read
 from bus.errors import Code
 from bus.governor import Breaker
@@ -84,6 +85,7 @@ def row(core: Core, mailbox: Mailbox) -> dict[str, Any]:
         "last_active": core.now if presence == "open" else mailbox.active,
         "started": brief(meta.get("started", 0)),
         "unread": unread(mailbox),
+        "oldest": oldest(mailbox),
         "wake": brief(meta.get("wake", "")),
         "term": mailbox.term,
         "metadata": meta.get("metadata", {}),
@@ -151,7 +153,10 @@ def _stats(core: Core, session: Session, qry: wire.Qry) -> None:
         "mailboxes": len(world.mailboxes),
         "sessions": len(core.sessions),
         "holding": len(core.holders),
+        "presence": dict(Counter(core.presence(m) for m in world.mailboxes.values())),
         "unread": sum(len(m.pending) for m in world.mailboxes.values()),
+        "octets": sum(core.octets(m) for m in world.mailboxes.values()),
+        "oldest": min((ts for m in world.mailboxes.values() if (ts := oldest(m))), default=0),
         "state": len(world.state),
         "seq": world.seq,
         "chain": world.chain.hex(),
@@ -163,6 +168,7 @@ def _stats(core: Core, session: Session, qry: wire.Qry) -> None:
         "paused": world.paused.get(session.who.key, 0),
         "breakers": [_breaker(core, known) for known in core.governor.breakers(core.now)[:BREAKERS_TOLD]],
         "counters": dict(core.counters),
+        "told": dict(core.told),
     }
     core.send(session.route, wire.Part(qry.r, value))
     done(core, session, qry.r, Code.OK)

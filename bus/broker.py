@@ -181,6 +181,9 @@ class Broker:
         if not any(isinstance(effect, Admit) for effect in batch.doors):
             core.invitation = former.invitation
         core.started, core.events, core.counters = former.started, former.events, former.counters
+        core.told = former.told
+        for event in batch.events:
+            core.tally(event.topic, -1)  # what it tells has not happened
         core.lost_at, core.activity, core.governor = former.lost_at, former.activity, former.governor
         core.count("undone")
         core.writable = False
@@ -263,8 +266,8 @@ class Broker:
         if mailbox is not None and session.holds:
             if core.writable:
                 core.heard_from(mailbox)
-            if ping.st in naming.ACTIVITIES:
-                naming.set_activity(core, mailbox, ping.st, 0)
+            if ping.st in naming.ACTIVITIES and naming.set_activity(core, mailbox, ping.st, 0):
+                naming.tell_status(core, mailbox)
         deliveries.report(core, session, ping.k)
 
     def _goodbye(self, session: Session, bye: wire.Bye) -> None:

@@ -44,12 +44,14 @@ class News(NamedTuple):
     """One step of `View.events`.
 
     `snapshot` is {"peers", "state", "seq", "boot"} whenever the stream was joined, `gap` tells that events were
-    missed before it. `events` are maps with "class", "event", "seq", "boot", "ts" and the event's own fields.
+    missed before it. `events` are maps with "class", "event", "seq", "boot", "ts" and the event's own fields. `lost`
+    says why the stream ended; it is joined anew as soon as that can be.
     """
 
     snapshot: dict[str, Any] | None
     events: list[dict[str, Any]]
     gap: bool
+    lost: str = ""
 
 
 class View:
@@ -90,27 +92,32 @@ class View:
                     raise
                 time.sleep(PAUSE_S)
 
-    def events(self, topics: Sequence[str] = (), timeout: float | None = None) -> Iterator[News]:
+    def events(
+        self, topics: Sequence[str] = (), timeout: float | None = None, pulse: float = float("inf")
+    ) -> Iterator[News]:
         """Join the activity without a hole (PROTOCOL.md §12), then tell it for `timeout` s; None for ever.
 
         `topics` are beginnings of topics, as in "msg." or "state.set"; none means all but the markers. After a gap or
-        a restart of the broker it joins anew by itself and says so. Between two steps queries may be asked.
+        a restart of the broker it joins anew by itself and says so. Between two steps queries may be asked. While
+        nothing happens there is an empty step every `pulse` s, for who must look at something else too.
         Unreachable when the first attempt to join fails, Refused (403) as in open().
         """
         until = time.monotonic() + timeout if timeout is not None else float("inf")
-        gap = False
+        gap = told = False
         pause = PAUSE_S
         while True:
             stream = _Stream()
             try:
                 snapshot = stream.join(self._ctx, self._connected(time.monotonic() + self._timeout))
                 yield News(snapshot, [], gap)
-                gap, pause = True, PAUSE_S
-                yield from self._follow(stream, tuple(topics), until)
-            except Unreachable:
+                gap, told, pause = True, False, PAUSE_S
+                yield from self._follow(stream, tuple(topics), until, pulse)
+            except Unreachable as error:
                 self._hang_up()
                 if not gap:
                     raise
+                yield News(None, [], False, "" if told else str(error))
+                told = True
             finally:
                 stream.close()
             if time.monotonic() + pause >= until:
@@ -129,15 +136,15 @@ class View:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _follow(self, stream: _Stream, topics: tuple[str, ...], until: float) -> Iterator[News]:
+    def _follow(self, stream: _Stream, topics: tuple[str, ...], until: float, pulse: float) -> Iterator[News]:
         """Until events were missed, the connection ended, or the time is over."""
         asked_at = time.monotonic()
         wanted, by = 0, 0.0
         while (now := time.monotonic()) < until:
             due = by if wanted > stream.seq else asked_at + IDLE_S
-            events, whole = stream.read(min(until, due) - now)
+            events, whole = stream.read(min(until, due, now + pulse) - now)
             told = [e for e in events if _wanted(e, topics)]
-            if told:
+            if told or (not events and pulse < IDLE_S):
                 yield News(None, told, False)
             if not whole:
                 return

@@ -184,6 +184,7 @@ SETTINGS: Mapping[str, Setting] = {
         Setting("limits.hops", 64, "replies in a row without a person; 0 = no limit"),
         Setting("limits.thanks", 4, "messages of mere thanks back and forth; 0 = no limit"),
         Setting("limits.wakes", 60, "times an hour a session is woken; 0 = no limit"),
+        Setting("metrics.port", 0, "port for Prometheus on 127.0.0.1; 0 is off", high=65535),
         Setting("prune.days", 30, "days that settled messages are kept", low=1, high=36_500),
         Setting("delivery.native", True, "deliver through the session's own inbox where there is one"),
         Setting("delivery.channel", False, "push by channel where nothing else wakes; the client has a switch, too"),
@@ -210,6 +211,7 @@ class Config:
     limits_hops: int
     limits_thanks: int
     limits_wakes: int
+    metrics_port: int
     prune_days: int
     delivery_native: bool
     delivery_channel: bool

@@ -106,6 +106,7 @@ class Core:
         self.activity: dict[str, Activity] = {}
         self.governor = governor.Governor()
         self.counters: dict[str, int] = {}
+        self.told: dict[str, int] = {}  # events by topic, since the start
         self.crowded: dict[bytes, None] = {}  # routes to be told, with the batch, that mail waits beyond the window
         self.events = 0
         self.writable = True
@@ -129,6 +130,7 @@ class Core:
     def emit(self, topic: str, **fields: Any) -> None:
         """One event of activity; never a body."""
         self.events += 1
+        self.tally(topic, 1)
         self.batch.events.append(Event(self.events, topic, self.now, fields))
 
     def enter(self, roll: Roll) -> None:
@@ -136,6 +138,11 @@ class Core:
         if self.batch.roll is None:
             self.batch.former = self.roll
         self.roll = self.batch.roll = roll
+
+    def tally(self, topic: str, number: int) -> None:
+        """Count events by topic; markers, each of which has a topic of its own, as one."""
+        kind = "sync" if topic.startswith("sync.") else topic
+        self.told[kind] = self.told.get(kind, 0) + number
 
     def count(self, what: str) -> None:
         self.counters[what] = self.counters.get(what, 0) + 1

@@ -124,11 +124,18 @@ def leave(core: Core, mailbox: Mailbox, n: int, status: str, proof: str, when: i
         core.numbers(mailbox).pop(pending.msg, None)
     core.weigh(mailbox, -pending.size)
     core.write(Move(mailbox.id, n, status, when, proof, True))
-    tell(core, mailbox, pending.msg, status, proof)
+    tell(core, mailbox, pending.msg, status, when, proof, pending)
 
 
-def tell(core: Core, mailbox: Mailbox, msg: str, status: str, proof: str) -> None:
-    core.emit(f"msg.{status}", id=msg, to=mailbox.name, host=mailbox.host, mailbox=mailbox.id, proof=proof)
+def tell(
+    core: Core, mailbox: Mailbox, msg: str, status: str, when: int, proof: str, pending: Pending | None = None
+) -> None:
+    """One step of a copy, as of `when`. Who sent it is told where it is known: as long as the copy was unsettled."""
+    sender = core.world.mailboxes.get(pending.sender) if pending else None
+    by = {"from": sender.name, "from_host": sender.host} if sender else {}
+    kind = {"kind": pending.kind} if pending else {}
+    place = {"to": mailbox.name, "host": mailbox.host, "mailbox": mailbox.id}
+    core.emit(f"msg.{status}", id=msg, **by, **place, **kind, at=when, proof=proof)
 
 
 def expire(core: Core, mailbox_id: str, n: int) -> None:
@@ -165,20 +172,20 @@ def step(core: Core, mailbox: Mailbox, status: str, ident: str, when: int, proof
             if pending.status == "stored":
                 pending.status = "offered"
                 core.write(Move(mailbox.id, pending.n, "offered", when, proof, False))
-                tell(core, mailbox, msg, "offered", proof)
+                tell(core, mailbox, msg, "offered", when, proof, pending)
         return
     if len(found) != 1:
         if status == "offered":
             core.stepped.add((mailbox.id, msg, host))
         core.write(MoveById(mailbox.id, msg, status, when, proof, host))
-        tell(core, mailbox, msg, status, proof)
+        tell(core, mailbox, msg, status, when, proof)
         return
     n = found[0]
     session = core.holder(mailbox)
     leave(core, mailbox, n, "failed" if status == "failed" else "injected", proof, when)
     if status == "acked":
         core.write(MoveById(mailbox.id, msg, "acked", when, proof, host))
-        tell(core, mailbox, msg, "acked", proof)
+        tell(core, mailbox, msg, "acked", when, proof)
     if session is not None:
         push(core, session, mailbox)
 
@@ -196,6 +203,11 @@ def report(core: Core, session: Session, k: int) -> None:
 
 def unread(mailbox: Mailbox) -> int:
     return len(mailbox.pending)
+
+
+def oldest(mailbox: Mailbox) -> int:
+    """When the longest waiting of its messages came, ms since 1970; 0 when none waits."""
+    return next((pending.ts for pending in mailbox.pending.values()), 0)
 
 
 def ids(value: Any, limit: int) -> list[str]:

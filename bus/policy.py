@@ -186,7 +186,7 @@ def drop(core: Core, mailbox: Mailbox, pending: Pending, status: str, proof: str
     del mailbox.held[pending.n]
     core.weigh(mailbox, -pending.size)
     core.write(Move(mailbox.id, pending.n, status, core.now, proof, True))
-    tell(core, mailbox, pending.msg, status, proof)
+    tell(core, mailbox, pending.msg, status, core.now, proof, pending)
 
 
 def set_pause(core: Core, key: str, on: bool) -> int:

@@ -90,7 +90,7 @@ def make_mailbox(core: Core, who: Who, name: str, meta: dict[str, Any]) -> Mailb
     core.world.mailboxes[ident] = mailbox
     core.names[(who.key, name)] = ident
     core.changed(mailbox)
-    core.emit("peer.name", id=ident, name=name, host=who.host)
+    core.emit("peer.name", id=ident, name=name, host=who.host, kind=brief(meta.get("kind", "session")))
     return mailbox
 
 
@@ -167,7 +167,8 @@ def occupy(core: Core, session: Session, mailbox: Mailbox, meta: dict[str, Any],
     core.holders[mailbox.id] = session.route
     core.lost_at.pop(mailbox.id, None)
     core.changed(mailbox)
-    core.emit("peer.open", id=mailbox.id, name=mailbox.name, host=mailbox.host, term=mailbox.term)
+    told = {key: brief(mailbox.meta.get(key, "")) for key in ("kind", "summary", "wake")}
+    core.emit("peer.open", id=mailbox.id, name=mailbox.name, host=mailbox.host, term=mailbox.term, **told)
 
 
 def displace(core: Core, mailbox: Mailbox, by: str) -> None:

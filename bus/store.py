@@ -35,7 +35,8 @@ CACHE_ENTRY = 1024  # what an entry costs beside its text, about
 _PENDING = (
     "SELECT d.mailbox, d.n, m.id, m.sender, m.kind, m.size, m.expires, "
     "CASE WHEN d.offered_at IS NOT NULL THEN 'offered' WHEN d.stored_at IS NULL THEN 'held' ELSE 'stored' END, "
-    "d.quiet, CASE WHEN d.stored_at IS NULL THEN coalesce(d.held_proof, '') ELSE '' END "
+    "d.quiet, CASE WHEN d.stored_at IS NULL THEN coalesce(d.held_proof, '') ELSE '' END, "
+    "coalesce(d.held_at, d.stored_at) "
     "FROM deliveries d INDEXED BY deliveries_open JOIN messages m ON m.row = d.msg WHERE d.open = 1 "
     "ORDER BY d.mailbox, d.n"
 )
@@ -169,8 +170,8 @@ class Store:
             for row in self._db.execute(f"SELECT {columns} FROM mailboxes ORDER BY row"):
                 mailbox = world.mailboxes[row[0]] = Mailbox(*row[:8])
                 mailbox.meta = json.loads(row[8])
-            for box, n, msg, sender, kind, size, expires, status, quiet, why in self._db.execute(_PENDING):
-                pending = Pending(n, msg, sender, kind, size, expires, status, bool(quiet), why)
+            for box, n, msg, sender, kind, size, expires, status, quiet, why, ts in self._db.execute(_PENDING):
+                pending = Pending(n, msg, sender, kind, size, expires, status, bool(quiet), why, ts)
                 mailbox = world.mailboxes[box]
                 (mailbox.held if pending.status == "held" else mailbox.pending)[pending.n] = pending
             for fields in self._db.execute("SELECT id, key, high, floor FROM outboxes ORDER BY row"):

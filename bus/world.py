@@ -13,7 +13,7 @@ from typing import Any
 @dataclass(slots=True)
 class Pending:
     """A delivery that is not settled yet. `expires` is 0 for no end, `quiet` says that it starts nothing, `why` it is
-    held.
+    held, `ts` when it came.
     """
 
     n: int
@@ -25,6 +25,7 @@ class Pending:
     status: str = "stored"  # "stored" | "offered" | "held"
     quiet: bool = False
     why: str = ""
+    ts: int = 0
 
 
 @dataclass(slots=True)

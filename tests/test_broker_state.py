@@ -185,6 +185,36 @@ def test_status() -> None:
     assert rig.req(A, "status", {"metadata": {"a": "x" * 1100}}).code == 413
 
 
+def test_what_a_ping_says_is_told_once() -> None:
+    rig = bus("api", "web")
+    rig.say(B, {"c": "PING", "k": 1, "st": "busy"})
+    assert [(e.topic, e.fields["name"], e.fields["activity"]) for e in rig.events] == [("peer.status", "web", "busy")]
+    rig.say(B, {"c": "PING", "k": 2, "st": "busy"})
+    assert rig.topics() == []
+
+
+def test_who_opens_and_what_changes_is_told_with_the_way_to_wake_it() -> None:
+    rig = bus("api")
+    rig.req(A, "status", {"wake": "native", "summary": "s"})
+    (event,) = rig.events
+    assert (event.topic, event.fields["wake"], event.fields["summary"]) == ("peer.status", "native", "s")
+    rig.hello(B, "api", inst="b", take=1)
+    (event,) = (e for e in rig.events if e.topic == "peer.open")
+    assert (event.fields["wake"], event.fields["summary"]) == ("native", "s")
+
+
+def test_oldest_is_when_the_longest_waiting_came() -> None:
+    rig = bus("api", "web")
+    assert asked(rig, B, "whoami")[1][0]["oldest"] == 0
+    rig.req(A, "send", {"to": ["web"]}, b"x")
+    rig.now += 500
+    rig.req(A, "send", {"to": ["web"]}, b"y")
+    assert asked(rig, B, "whoami")[1][0]["oldest"] == START
+    assert asked(rig, A, "stats")[1][0]["oldest"] == START
+    rig.say(B, {"c": "ACK", "ranges": [[1, 1]]})
+    assert asked(rig, B, "whoami")[1][0]["oldest"] == START + 500
+
+
 def test_activity_lapses() -> None:
     rig = bus("api", "web")
     rig.req(A, "status", {"busy": 700})
@@ -192,7 +222,7 @@ def test_activity_lapses() -> None:
     rows = {row["name"]: (row["activity"], row["until"]) for row in asked(rig, A, "peers")[1]}
     assert rows == {"api": ("busy", START + 700), "web": ("waiting", 0)}
     rig.pass_time(700)
-    assert rig.topics() == ["peer.status"]
+    assert [(e.topic, e.fields["activity"], e.fields["until"]) for e in rig.events] == [("peer.status", "idle", 0)]
     assert {row["activity"] for row in asked(rig, A, "peers")[1]} == {"idle", "waiting"}
     rig.say(B, {"c": "PING", "k": 1, "st": "asleep"})
     assert asked(rig, B, "whoami")[1][0]["activity"] == "waiting", "no such activity"
@@ -249,6 +279,10 @@ def test_stats() -> None:
     code, (row,) = asked(rig, A, "stats")
     assert code == 200
     assert (row["mailboxes"], row["sessions"], row["holding"], row["unread"], row["seq"]) == (2, 2, 2, 1, 1)
+    assert (row["presence"], row["octets"]) == ({"open": 2}, 1)
+    assert (row["told"]["msg.stored"], row["told"]["peer.open"]) == (1, 2)
+    asked(rig, A, "snapshot", nonce="a1")
+    assert asked(rig, A, "stats")[1][0]["told"]["sync"] == 1, "a marker is no topic of its own"
     assert row["chain"] == rig.broker.world.chain.hex() and row["store"] == rig.broker.world.store
 
 

@@ -17,6 +17,7 @@ from agent.cli.main import cli
 from agent.effects import Settled
 from agent.outbox import StoredRow
 from agent.person import Outcome, checked
+from bus.client import News
 from bus.errors import BusError, Unreachable
 
 ID = "k3v7h2qmx5azt4cd"
@@ -104,8 +105,8 @@ class FakeView:
     def query(self, what: str, args: dict[str, Any], timeout: float) -> Answer:
         return self.script.answer(what, args)
 
-    def events(self, topics: Sequence[str], timeout: float | None) -> Iterator[Any]:
-        yield from self.script.events
+    def events(self, topics: Sequence[str], timeout: float | None, pulse: float = float("inf")) -> Iterator[Any]:
+        yield from (News(*step) for step in self.script.events)
 
 
 class FakeCall(Call):

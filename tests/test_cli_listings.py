@@ -166,10 +166,10 @@ def test_tap(script: Script) -> None:
         (None, [{"class": "msg", "event": "stored", "from": EVIL, "to": "api", "ts": 5}], False),
     ]
     lines = run(script, "--json", "--count", "2", command=tap).stdout.splitlines()
-    assert [json.loads(text)["event"] for text in lines] == ["open", "stored"]
+    assert [json.loads(text)["event"] for text in lines] == ["snapshot", "open", "stored"]
     result = run(script, "--peer", "api", "--count", "1", command=tap)
     assert result.exit_code == 0 and "stored" in result.stdout and "\x1b" not in result.stdout
-    assert run(script, command=tap).exit_code == exits.TIMED_OUT
+    assert run(script, "--timeout", "0", command=tap).exit_code == exits.TIMED_OUT
 
 
 def test_config(script: Script) -> None:

@@ -28,13 +28,15 @@ OF_BUS_FOR_AGENTS = {
     "enrolling",
     "discovery",
     "roll",
+    "logs",
 }
 PURE = {
     *(f"bus.{name}" for name in "errors names wire world effects core deliveries sessions addresses".split()),
     *(f"bus.{name}" for name in "requests activity broker ops ops.kinds ops.mail ops.naming ops.state".split()),
     *(f"bus.{name}" for name in "ops.upkeep ops.machines store_writes roll z85 enrolment invitations plain".split()),
-    *(f"bus.{name}" for name in "ops.upkeep ops.hold store_writes policy governor journal".split()),
+    *(f"bus.{name}" for name in "ops.hold policy governor journal metrics".split()),
     *(f"agent.{name}" for name in "book effects sending inbox link".split()),
+    *(f"agent.tap.{name}" for name in "items choosing words cells office office_scene top".split()),
 }
 WORLD = {
     "socket",

@@ -289,13 +289,13 @@ def test_pending_tells_its_status() -> None:
     store.apply([Move(BOB.id, 2, "offered", 1, "", False), Release(BOB.id, 4, 6, 1, "")])
     mailbox = store.load().mailboxes[BOB.id]
     assert list(mailbox.pending.values()) == [
-        Pending(1, "m1", ANN.id, "task", 2, 0, "stored"),
-        Pending(2, "m2", ANN.id, "task", 2, 0, "offered"),
-        Pending(6, "m4", ANN.id, "task", 2, 0, "stored"),
+        Pending(1, "m1", ANN.id, "task", 2, 0, "stored", ts=10),
+        Pending(2, "m2", ANN.id, "task", 2, 0, "offered", ts=10),
+        Pending(6, "m4", ANN.id, "task", 2, 0, "stored", ts=10),
     ]
     assert list(mailbox.held.values()) == [
-        Pending(3, "m3", ANN.id, "task", 2, 9, "held"),
-        Pending(5, "m4", ANN.id, "task", 2, 0, "held", True, "paused"),
+        Pending(3, "m3", ANN.id, "task", 2, 9, "held", ts=10),
+        Pending(5, "m4", ANN.id, "task", 2, 0, "held", True, "paused", 10),
     ]
 
 

@@ -73,7 +73,7 @@ class Model:
             box.top += 1
             status, quiet = data.draw(st.sampled_from(("stored", "held"))), data.draw(st.booleans())
             why = data.draw(st.sampled_from(("", "paused"))) if status == "held" else ""
-            pending = Pending(box.top, ident, sender, "task", len(body), expires, status, quiet, why)
+            pending = Pending(box.top, ident, sender, "task", len(body), expires, status, quiet, why, 5)
             (box.held if status == "held" else box.pending)[box.top] = pending
             made.append(AddDelivery(to, box.top, sender, ident, box.name, status, 5, why, quiet))
             made.append(PutMailbox(copy.deepcopy(box)))

@@ -23,12 +23,14 @@ import click
 
 from agent.cli.call import as_json
 from agent.cli.demo_count import Tally
+from agent.cli.demo_find import PREFIX
 from agent.cli.demo_plan import plan
 
 if TYPE_CHECKING:
     from agent.cli.demo_run import Show
     from bus.config import Home
 
+WATCH = "zmq-tap --demo --office --bodies"
 AGENTS = ("ada", "bob", "cleo")
 _SHOWN = "shown: the tool result that carried the message's id reached a live MCP client; counted by the demo itself"
 
@@ -36,24 +38,29 @@ _SHOWN = "shown: the tool result that carried the message's id reached a live MC
 @click.command()
 @click.option("--messages", default=1000, show_default=True, type=click.IntRange(30, 1500), help="How many to send.")
 @click.option("--seed", default=1, show_default=True, help="Who sends what to whom.")
+@click.option("--pace", type=click.FloatRange(0.1, 1000), metavar="N", help="About N messages a second, to watch it.")
 @click.option("--keep", is_flag=True, help="Keep the temporary folder, with databases and logs.")
 @as_json
-def demo(messages: int, seed: int, keep: bool, as_json: bool) -> int:
+def demo(messages: int, seed: int, pace: float | None, keep: bool, as_json: bool) -> int:
     """See it: agents, messages, crashes, and nothing lost.
 
     Three agents send each other messages through a broker of their own. Meanwhile the broker is killed twice and an
-    agent once. A message to several counts once for each of them.
+    agent once. A message to several counts once for each of them. In another terminal 'zmq-tap --demo --office
+    --bodies' shows it as it happens.
 
     \b
     talkbus demo
+    talkbus demo --messages 60 --pace 2     slow enough to watch
     talkbus demo --messages 300 --json
     """
     from agent.cli.demo_show import Screen
 
     screen = Screen(sys.stderr if as_json else sys.stdout, messages)
     tally = Tally(AGENTS)
+    pause_s = len(AGENTS) / pace if pace else 0.0
+    screen.event(f"to watch it from another terminal: {WATCH}")
     with _interruptible(), _own_environment(), _temporary_home(keep) as home:
-        show = _perform(home, tally, screen, plan(AGENTS, messages, seed))
+        show = _perform(home, tally, screen, plan(AGENTS, messages, seed), pause_s)
         screen.end()
     found = document(show, messages, seed)
     if as_json:
@@ -105,7 +112,7 @@ def _rounded(value: object) -> object:
     return round(value, 3) if isinstance(value, float) else value
 
 
-def _perform(home: Home, tally: Tally, screen: Any, steps: Any) -> Show:
+def _perform(home: Home, tally: Tally, screen: Any, steps: Any, pause_s: float) -> Show:
     """Run it; what stops it becomes one line."""
     import anyio
 
@@ -117,7 +124,7 @@ def _perform(home: Home, tally: Tally, screen: Any, steps: Any) -> Show:
     async def run() -> Show:
         log = os.open(private_dir(home.logs) / "agents.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with open(log, "a", encoding="utf-8") as errlog:
-            show = Show(Stage(home, tally, errlog), screen, steps)
+            show = Show(Stage(home, tally, errlog, pause_s=pause_s), screen, steps)
             await show.run()
             return show
 
@@ -147,7 +154,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
 def _temporary_home(keep: bool) -> Iterator[Home]:
     from bus.config import home
 
-    root = Path(tempfile.mkdtemp(prefix="talkbus-demo-")).resolve()
+    root = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
     found = home({"TALKBUS_HOME": str(root)})
     try:
         yield found

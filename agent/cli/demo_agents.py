@@ -66,6 +66,7 @@ class Stage:
     stored: set[tuple[str, str]] = field(default_factory=set)
     stored_at: Callable[[float], None] = lambda began: None
     sending: int = 0  # agents that have not sent everything yet
+    pause_s: float = 0.0  # of each agent after a message, so that a person can follow
 
     def copies_stored(self) -> int:
         """Stored, by what the senders were told; what was shown was stored before."""
@@ -145,6 +146,8 @@ class Agent:
                 return False
             await self._send(self._steps[self._next])
             self._next += 1
+            if self._stage.pause_s:
+                await anyio.sleep(self._stage.pause_s)
             if self._next % CHECK_EVERY == 0:
                 await self.call("check_messages", {})
             if self._next % COUNT_EVERY == 0:

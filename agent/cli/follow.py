@@ -14,7 +14,7 @@ def following(view: View, topics: Sequence[str], timeout: float | None) -> Itera
 
     None comes first, once joined, and whenever events were missed: look then at what the events are about.
     """
-    for snapshot, events, gap in view.events(topics, timeout):
-        if snapshot is not None or gap:
+    for news in view.events(topics, timeout):
+        if news.snapshot is not None or news.gap:
             yield None
-        yield from events
+        yield from news.events

@@ -16,6 +16,7 @@ from bus.ops.kinds import Answer, own_mailbox
 from bus.world import Mailbox, Pending
 
 KINDS = ("task", "note")
+REASON_MAX = 200  # characters of a refusal that everybody is told
 
 
 @dataclass(slots=True)
@@ -71,7 +72,7 @@ def send(core: Core, session: Session, req: wire.Req) -> Answer:
     told = [_one(core, draft, target) for target in targets]
     if answered:
         core.write(MoveById(sender.id, answered, "answered", core.now, req.id))
-        tell(core, sender, answered, "answered", req.id)
+        tell(core, sender, answered, "answered", core.now, req.id)
     return Answer(Code(max(row["code"] for row in told)), {"to": told})
 
 
@@ -126,7 +127,7 @@ def _one(core: Core, draft: Draft, target: Target) -> dict[str, Any]:
         return _refuse(core, draft, mailbox.name, mailbox.host, Code.FORBIDDEN, why)
     held = verdict.action == "hold"
     words = _quiet(core, draft, mailbox, run, held)
-    pending = Pending(0, req.id, sender.id, draft.kind, len(req.body), draft.expires, quiet=bool(words))
+    pending = Pending(0, req.id, sender.id, draft.kind, len(req.body), draft.expires, quiet=bool(words), ts=core.now)
     if held:
         policy.hold_back(core, mailbox, pending, verdict.why)
         words = f"a person at {mailbox.host} decides ({verdict.why})"
@@ -200,7 +201,16 @@ def _quiet(core: Core, draft: Draft, mailbox: Mailbox, run: int, held: bool) -> 
 
 def _refuse(core: Core, draft: Draft, name: str, host: str, code: Code, why: str) -> dict[str, Any]:
     core.write(AddRefusal(draft.sender.id, draft.req.id, name[:128], host, int(code), why, core.now))
-    core.emit("msg.refused", id=draft.req.id, **{"from": draft.sender.name}, to=name[:128], code=int(code))
+    core.emit(
+        "msg.refused",
+        id=draft.req.id,
+        **{"from": draft.sender.name, "from_host": draft.sender.host},
+        to=name[:128],
+        host=host,
+        kind=draft.kind,
+        code=int(code),
+        text=wire.clip(why, REASON_MAX),
+    )
     return {"name": name[:128], "host": host, "status": "refused", "code": int(code), "text": why}
 
 

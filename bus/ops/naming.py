@@ -8,7 +8,7 @@ from bus.deliveries import let_go
 from bus.errors import Code, Refused
 from bus.ops.kinds import Answer, own_mailbox
 from bus.plain import is_plain
-from bus.sessions import describe, displace, make_mailbox, occupy, welcome
+from bus.sessions import brief, describe, displace, make_mailbox, occupy, welcome
 from bus.world import Mailbox
 
 METADATA_MAX = 1024
@@ -119,16 +119,25 @@ def status(core: Core, session: Session, req: wire.Req) -> Answer:
         core.changed(mailbox)
     if "activity" in args or "busy" in args:
         set_activity(core, mailbox, state, args.get("busy", 0))
-    core.emit("peer.status", id=mailbox.id, name=mailbox.name, host=mailbox.host, summary=meta.get("summary", ""))
+    tell_status(core, mailbox)
     return Answer(Code.OK, {"name": mailbox.name})
 
 
-def set_activity(core: Core, mailbox: Mailbox, state: str, lasts: int) -> None:
-    """`state` is one of ACTIVITIES; `lasts` in ms, 0 for no end."""
+def tell_status(core: Core, mailbox: Mailbox) -> None:
+    """What peers see of the session has changed."""
+    known = core.activity.get(mailbox.id) or Activity()
+    told = {key: brief(mailbox.meta.get(key, "")) for key in ("summary", "wake")}
+    place = {"id": mailbox.id, "name": mailbox.name, "host": mailbox.host}
+    core.emit("peer.status", **place, **told, activity=known.state, until=known.until)
+
+
+def set_activity(core: Core, mailbox: Mailbox, state: str, lasts: int) -> bool:
+    """`state` is one of ACTIVITIES; `lasts` in ms, 0 for no end. Whether that is news."""
     until = core.now + lasts if lasts else 0
-    core.activity[mailbox.id] = Activity(state, until)
+    former, core.activity[mailbox.id] = core.activity.get(mailbox.id), Activity(state, until)
     if until:
         core.at(until, "busy", mailbox.id)
+    return former != core.activity[mailbox.id]
 
 
 def lapse(core: Core, mailbox_id: str) -> None:
@@ -137,4 +146,4 @@ def lapse(core: Core, mailbox_id: str) -> None:
     mailbox = core.world.mailboxes.get(mailbox_id)
     if mailbox and activity and activity.until and activity.until <= core.now:
         core.activity[mailbox_id] = Activity("idle")
-        core.emit("peer.status", id=mailbox.id, name=mailbox.name, host=mailbox.host, activity="idle")
+        tell_status(core, mailbox)

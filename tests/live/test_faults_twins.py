@@ -70,8 +70,9 @@ def test_callers_that_need_a_broker_at_once_find_the_same(bus: Bus) -> None:
     assert record is not None and status["pid"] == record.pid
     got = bus.ok("inbox", "--as", "box", "--json").json
     assert sorted(m["body"] for m in got) == ["a", "b"]
-    log = (bus.root / "state" / "logs" / "broker.log").read_text()
-    assert log.count("serving on") == 1 and "Traceback" not in log
+    logs = bus.root / "state" / "logs"
+    log = (logs / "broker.jsonl").read_text()
+    assert log.count("serving on") == 1 and "Traceback" not in log + (logs / "broker.log").read_text()
 
 
 # -- two agents ------------------------------------------------------------------------------------------------------

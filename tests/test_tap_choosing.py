@@ -1,0 +1,78 @@
+"""choosing: what a person wants to see, also of events that do not say it themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.tap import choosing
+from agent.tap.choosing import Choice
+from agent.tap.items import Item
+from tests.story import ONE, START, STORY, event, row, snapshot, step, stored
+
+NOTE = "n" * 16
+
+
+def shown(choice: Choice, *items: Item) -> list[str]:
+    return [str(item.told.get("event", item.what)) for item in items if choice.takes(item)]
+
+
+def test_without_a_choice_everything_is_wanted_but_the_peers_read_anew() -> None:
+    assert len(shown(Choice(), *STORY)) == len(STORY)
+    assert shown(Choice(), Item(START, "peers", {"peers": []}), Item(START, "lost", {"text": "x"})) == ["lost"]
+
+
+def test_by_class() -> None:
+    choice = Choice(classes=["peer"])
+    assert shown(choice, *STORY) == ["snapshot", "open", "lost"]
+    assert shown(Choice(classes=["msg"]), *STORY)[:2] == ["stored", "injected"], "no picture of nothing"
+    assert shown(Choice(classes=["msg"]), Item(START, "missed", {})) == ["missed"], "a gap is always told"
+
+
+def test_by_peer_also_what_does_not_name_him() -> None:
+    choice = Choice(peers=["ADA"])
+    assert shown(choice, stored(START, ONE), step(START, "injected", ONE), step(START, "acked", ONE)) == [
+        "stored",
+        "injected",
+        "acked",
+    ]
+    assert shown(choice, step(START, "injected", NOTE)) == [], "of a message nobody knows"
+    both = Choice(peers=["cleo@venus", "dan"])
+    assert shown(both, *STORY) == ["snapshot", "open", "stored", "stored", "lost"]
+    assert shown(Choice(peers=["ada@venus"]), stored(START, ONE)) == [], "another machine's"
+
+
+def test_by_peer_in_a_rename_and_in_the_state() -> None:
+    choice = Choice(peers=["old"])
+    assert shown(choice, event(START, "peer.name", id="a1", name="new", former="old", host="mars")) == ["name"]
+    assert shown(choice, event(START, "state.set", key="k", by="old@mars", ver=1, size=1)) == ["set"]
+    assert shown(choice, event(START, "state.set", key="k", by="other@mars", ver=1, size=1)) == []
+
+
+def test_by_kind_also_the_later_steps() -> None:
+    choice = Choice(kinds=["note"])
+    items = [
+        stored(START, ONE),
+        stored(START, NOTE, kind="note"),
+        step(START, "acked", ONE),
+        step(START, "acked", NOTE),
+        event(START, "peer.open", id="a1", name="ada", host="mars"),
+    ]
+    assert shown(choice, *items) == ["stored", "acked"]
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "KNOWN_MAX", 3)
+    choice = Choice(peers=["ada"])
+    for number in range(5):
+        choice.takes(stored(START, f"m{number}"))
+    assert shown(choice, step(START, "acked", "m1"), step(START, "acked", "m4")) == ["acked"]
+    assert len(choice._known) == 3
+
+
+def test_a_picture_is_narrowed() -> None:
+    told = snapshot().told
+    assert [p["name"] for p in Choice(peers=["bob"]).narrowed(told)["peers"]] == ["bob"]
+    assert Choice(classes=["state"]).narrowed(told)["peers"] == []
+    assert Choice(classes=["peer"]).narrowed(told)["state"] == []
+    odd = {"peers": [3, row("a", "ada"), None], "state": "none"}
+    assert [p["name"] for p in Choice().narrowed(odd)["peers"]] == ["ada"]

@@ -1,0 +1,213 @@
+"""office: who sits where, who speaks to whom, in which mood, and how it looks; all by literal items and times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.tap import office as office_
+from agent.tap.cells import as_text, width
+from agent.tap.items import Item
+from agent.tap.office import ARROW, LISTENS, MISSED, REFUSED, TALKS, Office, Scene
+from agent.tap.office_scene import SIZES, draw
+from tests.story import HOSTILE, LOST, MANY, ONE, PEERS, START, STORY, compare, event, row, snapshot, step, stored
+
+
+def after(*items: Item) -> Office:
+    made = Office()
+    for item in items:
+        made.take(item)
+    return made
+
+
+def moods(office: Office, now: int) -> dict[str, str]:
+    return {desk.name: desk.mood for desk in office.scene(now).desks}
+
+
+def clock(ms: int) -> str:
+    return f"12:00:{(ms - START) // 1000 % 60:02d}"
+
+
+def seen(scene: Scene, wide: int, high: int, ascii_only: bool = False) -> str:
+    rows = draw(scene, wide, high, clock, ascii_only)
+    assert len(rows) == high and all(width("".join(text for _, text in r)) == wide for r in rows)
+    return as_text(rows)
+
+
+# -- moods and seats -------------------------------------------------------------------------------------------------
+
+
+def test_before_anything_is_known() -> None:
+    scene = after().scene(START)
+    assert (scene.desks, scene.remark) == ((), "connecting")
+    assert "nobody is here" in seen(scene, 80, 24)
+
+
+def test_a_message_makes_one_talk_and_the_other_listen_to_it() -> None:
+    office = after(snapshot(), stored(START + 1000, ONE, body="\nhello\nworld"))
+    ada, bob, cleo = office.scene(START + 1000).desks
+    assert (ada.mood, ada.facing, ada.bubble) == ("talking", "b2", "hello")
+    assert (bob.mood, bob.facing, bob.bubble, bob.unread) == ("listening", "a1", "", 1)
+    assert cleo.mood == "idle"
+    assert moods(office, START + 1000 + TALKS) == {"ada": "idle", "bob": "listening", "cleo": "idle"}
+    assert set(moods(office, START + 1000 + ARROW + LISTENS).values()) == {"idle"}
+
+
+def test_the_arrow_travels_once() -> None:
+    office = after(snapshot(), stored(START, ONE))
+    ways = [a.way for now in (0, ARROW // 2, ARROW, ARROW + 1) for a in office.scene(START + now).arrows]
+    assert ways == [0.0, 0.5, 1.0]
+    assert [(a.sender, a.to) for a in office.scene(START).arrows] == [("a1", "b2")]
+    many = after(snapshot(), *(stored(START, f"m{n}") for n in range(20)))
+    assert len(many.scene(START).arrows) == 1, "not one upon the other"
+    spread = after(snapshot(), *(stored(START + 300 * n, f"m{n}") for n in range(50)))
+    assert len(spread.scene(START + 300 * 49).arrows) <= office_.ARROWS_MAX
+
+
+def test_a_message_to_many_is_one_message() -> None:
+    office = after(*STORY)
+    scene = office.scene(START + 2100)
+    assert scene.messages == 3 and [e.ident for e in scene.feed] == [ONE, MANY, LOST]
+    assert scene.feed[1].copies == {
+        ("bob", "mars"): "stored",
+        ("cleo", "venus"): "stored",
+        ("dan", "venus"): "stored",
+    }
+    assert len([a for a in scene.arrows if a.sender == "a1"]) == 3
+    office.take(step(START + 3000, "acked", MANY, "cleo", "venus", "c3"))
+    office.take(step(START + 3000, "injected", MANY, "cleo", "venus", "c3"))
+    assert office.scene(START).feed[1].copies["cleo", "venus"] == "acked", "it only climbs"
+
+
+def test_two_senders_with_one_id_are_two_messages() -> None:
+    office = after(
+        snapshot(), stored(START, ONE), stored(START, ONE, **{"from": "bob", "to": "ada", "mailbox": "a1"})
+    )
+    assert office.scene(START).messages == 2
+
+
+def test_refused_shows_at_the_sender() -> None:
+    office = after(*STORY)
+    bob = next(d for d in office.scene(START + 2100).desks if d.name == "bob")
+    assert bob.mood == "refused" and bob.bubble == "✗ nobody: nobody is called so"
+    assert moods(office, START + 2100 + REFUSED)["bob"] != "refused"
+
+
+def test_presence() -> None:
+    office = after(snapshot(), event(START, "peer.lost", id="a1", name="ada", host="mars"))
+    assert moods(office, START)["ada"] == "connecting"
+    office.take(event(START, "peer.gone", id="a1", name="ada", host="mars"))
+    assert moods(office, START)["ada"] == "offline", "who was here keeps the desk"
+    assert "dan" not in moods(office, START), "who was never here has none"
+    office.take(event(START, "peer.open", id="d4", name="dan", host="venus"))
+    office.take(event(START, "peer.name", id="d4", name="daniel", former="dan", host="venus"))
+    assert moods(office, START)["daniel"] == "idle"
+    assert office.scene(START).here == 3
+    office.take(event(START, "peer.status", id="d4", name="daniel", host="venus", activity="busy"))
+    assert next(d for d in office.scene(START).desks if d.name == "daniel").activity == "busy"
+
+
+def test_people_get_a_desk_when_they_take_part() -> None:
+    me = row("p9", "paul", kind="human", presence="gone", unread=3)
+    office = after(snapshot(peers=[*PEERS, me, row("s1", "old", kind="stale", unread=2)]))
+    assert not {"paul", "old"} & set(moods(office, START))
+    office.take(stored(START, ONE, "paul", "mars", "p9"))
+    assert moods(office, START)["paul"] == "offline"
+
+
+def test_unread_is_counted() -> None:
+    office = after(snapshot(), stored(START, ONE), stored(START, MANY), step(START, "injected", ONE))
+    desk = next(d for d in office.scene(START).desks if d.name == "bob")
+    assert desk.unread == 1
+    office.take(Item(START, "peers", {"peers": [row("b2", "bob", unread=5)], "seq": 12}))
+    assert [(d.name, d.unread) for d in office.scene(START).desks] == [("bob", 5)]
+
+
+def test_a_lost_connection_is_seen_and_what_was_missed() -> None:
+    office = after(snapshot(), Item(START, "lost", {"text": "x"}))
+    assert office.scene(START).remark.startswith("the connection is lost")
+    assert set(moods(office, START).values()) == {"connecting"}
+    office.take(Item(START, "missed", {"restarted": True}))
+    office.take(snapshot())
+    assert office.scene(START).remark == "the broker was restarted" and moods(office, START)["ada"] == "idle"
+    assert office.moving(START) and office.scene(START + MISSED).remark == ""
+    office.take(Item(START, "missed", {"restarted": False}))
+    assert "too fast" in office.scene(START).remark
+    office.over("it is over")
+    assert office.scene(START).remark == "it is over"
+
+
+def test_it_moves_only_while_something_passes() -> None:
+    office = after(snapshot(), stored(START, ONE))
+    assert office.moving(START) and not office.moving(START + 60_000)
+
+
+def test_the_feed_is_bounded() -> None:
+    office = after(snapshot(), *(stored(START, f"m{n}") for n in range(office_.FEED_MAX + 50)))
+    scene = office.scene(START)
+    assert len(scene.feed) == office_.FEED_MAX and scene.messages == office_.FEED_MAX + 50
+
+
+# -- how it looks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", ["80x24", "160x50", "60x20"])
+@pytest.mark.parametrize(("moment", "now"), [("many", 2400), ("later", 9000)])
+def test_screens(size: str, moment: str, now: int) -> None:
+    wide, high = map(int, size.split("x"))
+    scene = after(*STORY).scene(START + now)
+    compare(f"office-{moment}-{size}", seen(scene, wide, high))
+
+
+def test_screen_in_ascii() -> None:
+    text = seen(after(*STORY).scene(START + 2400), 80, 24, ascii_only=True)
+    assert text.isascii()
+    compare("office-ascii-80x24", text)
+
+
+def test_screen_of_a_crowd() -> None:
+    crowd = [row(f"{n:08x}", f"s-{n:02d}", unread=n % 3) for n in range(40)]
+    crowd += [row(f"9{n:07x}", f"w-{n:02d}", presence="gone", unread=1) for n in range(60)]
+    compare("office-crowd-80x24", seen(after(snapshot(peers=crowd)).scene(START), 80, 24))
+    everybody = seen(after(snapshot(peers=crowd)).scene(START), 160, 50)
+    assert "s-39" in everybody and "more" not in everybody
+
+
+def test_desks_shrink_before_anybody_is_left_out() -> None:
+    for count in range(1, 46):
+        peers = [row(f"{n:08x}", f"s{n}x") for n in range(count)]
+        text = seen(after(snapshot(peers=peers)).scene(START), 80, 24)
+        missing = [p["name"] for p in peers if p["name"] not in text]
+        assert not missing or (len(missing) > 0 and f"and {len(missing)} more" in text), (count, missing)
+        assert count > 5 * (24 - 2 - 7 - 2) // SIZES[-1].high or not missing
+
+
+WILD = st.text(max_size=40) | st.just(HOSTILE) | st.just("日本語の名前" * 5) | st.just("e\u0301" * 20) | st.integers()
+FIELDS = st.dictionaries(
+    st.sampled_from("id name host from from_host to mailbox text body kind tag former presence unread".split()), WILD
+)
+TOPICS = st.sampled_from(
+    "msg.stored msg.refused msg.injected msg.held peer.open peer.lost peer.status state.set".split()
+)
+
+
+@given(
+    st.lists(st.tuples(TOPICS, FIELDS), max_size=8),
+    st.integers(20, 130),
+    st.integers(4, 40),
+    st.booleans(),
+    st.lists(FIELDS, max_size=4),
+)
+def test_whatever_is_told_every_row_has_its_width(
+    told: list[tuple[str, dict[str, Any]]], wide: int, high: int, ascii_only: bool, peers: list[dict[str, Any]]
+) -> None:
+    office = after(snapshot(peers=[*PEERS, *peers]))
+    for topic, fields in told:
+        office.take(
+            event(START, topic, **{"id": "a1", "from": "ada", "from_host": "mars", "mailbox": "b2", **fields})
+        )
+    text = seen(office.scene(START + 100), wide, high, ascii_only)
+    assert not set(text) & set("\x1b\x07\x9b\r\u202e\u2066")
