@@ -70,6 +70,43 @@ def close(loop: asyncio.AbstractEventLoop, connection: Any) -> None:
     loop.close()
 
 
+FILL_S = 60.0
+_BODY = b"message %07d speaks of topic%d; the rest of it is there to have the common length of all these messages here"
+
+
+def fill(port: int, count: int) -> None:
+    """Put so many messages into the stream, without waiting for each; RuntimeError when it takes too long."""
+    loop = asyncio.new_event_loop()
+
+    async def publish() -> Any:
+        connection, stream = await open_stream(port)
+        for number in range(count):
+            await connection.publish("to.past", _BODY % (number, number % 997))
+            if number % 5000 == 4999:
+                await connection.flush(timeout=10)
+        until = loop.time() + FILL_S
+        while (await stream.stream_info(STREAM)).state.messages < count:
+            if loop.time() > until:
+                raise RuntimeError(f"not filled within {FILL_S:g} s")
+            await asyncio.sleep(0.1)
+        return connection
+
+    close(loop, loop.run_until_complete(publish()))
+
+
+def messages(port: int) -> int:
+    """How many the stream has, asked until the server answers."""
+    loop = asyncio.new_event_loop()
+
+    async def look() -> tuple[Any, int]:
+        connection, stream = await open_stream(port)
+        return connection, (await stream.stream_info(STREAM)).state.messages
+
+    connection, found = loop.run_until_complete(look())
+    close(loop, connection)
+    return int(found)
+
+
 class JetStreamNode(Node):
     """A connection whose asyncio loop runs while this node waits."""
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from agent.effects import Mail, News, Settled
 from agent.inbox import Letter
@@ -148,6 +149,10 @@ class OurNode(Node):
                 link.submit(now, "send", args, text)
 
         self._loop.call(submit)
+
+    def request(self, op: str, args: dict[str, Any]) -> None:
+        """Any other operation; returns when it is on disk here."""
+        self._loop.submit(op, args)
 
     @property
     def settled(self) -> int:
