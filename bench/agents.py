@@ -1,9 +1,10 @@
-"""What the bus costs a session that says nothing: the hook with nothing waiting, the agent's start and memory, and the
-processor time of agent and broker that only wait.
+"""What the bus costs a session that says nothing: the hook with nothing waiting, the agent's start and memory, and
+the processor time of agent and broker that only wait.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from agent.delivery.maildir import Maildir
 from bench import ours
 from bench.frame import OURS, Options, Row, bench, left_out, median, number, quantile, say
 from bench.stdio import BARE, ROOT, McpServer, agent, environment
+from bus.processes import start_time
 
 SHELL = "sh -c :"
 BARE_SDK = "bare-mcp-sdk"
@@ -39,7 +42,9 @@ def agents(options: Options) -> Iterator[Row]:
             span = time.monotonic() - began
             for name, process in processes.items():
                 spent = sum(process.cpu_times()[:2]) - before[name]
-                yield Row("agent", f"idle for {span:.0f} s", OURS, f"processor of the {name}", spent / span * 100, "%")
+                yield Row(
+                    "agent", f"idle for {span:.0f} s", OURS, f"processor of the {name}", spent / span * 100, "%"
+                )
 
 
 def _hook(options: Options, root: Path) -> Iterator[Row]:
@@ -47,15 +52,12 @@ def _hook(options: Options, root: Path) -> Iterator[Row]:
     if sys.platform == "win32":
         left_out("the hook", "there are no hooks on Windows")
         return
-    session = "00000000-0000-4000-8000-000000000000"
-    maildirs = root / "run" / "maildirs"
-    box = maildirs / session
-    for part in ("tmp", "new", "cur"):
-        (box / part).mkdir(parents=True, exist_ok=True, mode=0o700)
-    environ = environment(root, CLAUDE_CODE_SESSION_ID=session)
-    payload = b'{"session_id":"%s","hook_event_name":"PostToolUse"}' % session.encode()
+    # This process plays the client: its maildir is there, as an agent makes it.
+    box = Maildir.open(root / "run" / "maildirs", os.getpid(), start_time(os.getpid()) or "")
+    environ = environment(root, CLAUDE_PID=str(os.getpid()))
+    payload = b'{"session_id":"bench","hook_event_name":"PostToolUse"}'
     runs = {
-        OURS: ["/bin/sh", str(ROOT / "hooks" / "deliver.sh"), "PostToolUse", str(maildirs)],
+        OURS: ["/bin/sh", str(ROOT / "hooks" / "deliver.sh"), "PostToolUse"],
         SHELL: ["/bin/sh", "-c", ":"],
     }
     taken: dict[str, list[float]] = {name: [] for name in runs}
@@ -66,6 +68,8 @@ def _hook(options: Options, root: Path) -> Iterator[Row]:
             taken[name].append((time.perf_counter() - began) * 1e6)
             if done.stdout or done.returncode:
                 raise RuntimeError(f"{name} said {done.stdout[:100]!r} and ended with {done.returncode}")
+    if not box.activity():
+        raise RuntimeError("the hook did not find its folder, so it was not measured")
     for name, found in taken.items():
         say(f"hook: {name} p50 {number(median(found))} µs")
         yield Row("agent", "hook, nothing waiting", name, "p50", median(found), "us")
@@ -103,5 +107,3 @@ def _last(values: Sequence[float]) -> str:
 
 def _resident(pid: int) -> float:
     return float(psutil.Process(pid).memory_info().rss / 1e6)
-
-

@@ -24,8 +24,8 @@ NAME = "claude-c2c"
 PACKAGES = ("claude-c2c==0.1.0", "mcp>=1.9,<2")
 INSTALL_S = 120.0
 NOTE = (
-    "claude-c2c: one SQLite file written by every session, synchronous=NORMAL (acknowledged messages may be lost with "
-    "the machine); it has no delivery, so a message counts as delivered when the recipient's inbox tool told it"
+    "claude-c2c: one SQLite file written by every session, synchronous=NORMAL (acknowledged messages may be lost "
+    "with the machine); it has no delivery, so a message counts as delivered when the recipient's inbox tool told it"
 )
 _ID = re.compile(r'<peer-message id="([a-z0-9]{16})"')
 

@@ -192,7 +192,7 @@ _ANSWER = {"jetstream": b"PONG", "redis-streams": b"PONG", "mosquitto": b"\x90\x
 
 
 def taps(pipe: Connection, folder: str, count: int) -> None:
-    """So many subscribers to all activity. ("told",) is answered with events that came and events that were missed."""
+    """So many subscribers to all activity. ("told",) is answered with events that came and that were missed."""
     home = home_of(Path(folder))
     record = published(home)
     assert record is not None

@@ -73,7 +73,7 @@ def redis_streams(pipe: Connection, port: int, first: int, count: int) -> None:
             for group in some:
                 reads.xreadgroup(group, "one", {"all": ">"}, count=_READ)
             for group, found in zip(some, reads.execute(), strict=True):
-                listed = list(found.values())[0][0] if isinstance(found, dict) and found else found and found[0][1]
+                listed = next(iter(found.values()))[0] if isinstance(found, dict) and found else found and found[0][1]
                 if listed:
                     came += len(listed)
                     acks.xack("all", group, *(ident for ident, _ in listed))
@@ -88,6 +88,7 @@ def redis_streams(pipe: Connection, port: int, first: int, count: int) -> None:
 def mosquitto(pipe: Connection, port: int, first: int, count: int) -> None:
     """Clients subscribed to one topic with QoS 1."""
     import paho.mqtt.client as mqtt
+    from paho.mqtt.enums import CallbackAPIVersion
 
     raise_limit()
     selector = selectors.DefaultSelector()
@@ -98,7 +99,7 @@ def mosquitto(pipe: Connection, port: int, first: int, count: int) -> None:
         came += 1
 
     for number in range(first, first + count):
-        client: Any = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"crowd-{number}", clean_session=False)
+        client: Any = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"crowd-{number}", clean_session=False)
         client.on_message = heard
         ready: list[bool] = []
         client.on_subscribe = lambda *_, ready=ready: ready.append(True)
@@ -120,5 +121,3 @@ def mosquitto(pipe: Connection, port: int, first: int, count: int) -> None:
         return came
 
     expecting(pipe, step)
-
-

@@ -55,7 +55,9 @@ def fill(path: Path, count: int, *, indexed: bool = True) -> float:
                 row = (ident, "key", "old-host", name, 1, "", count, now - span, "{}")
                 sql = "INSERT INTO mailboxes (id, key, host, name, term, inst, top, active, meta) "
                 db.execute(sql + "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-        db.execute("INSERT OR REPLACE INTO outboxes (id, key, high, floor) VALUES (?, 'key', ?, ?)", (OB, last, last + 1))
+        db.execute(
+            "INSERT OR REPLACE INTO outboxes (id, key, high, floor) VALUES (?, 'key', ?, ?)", (OB, last, last + 1)
+        )
         for sql in (_MESSAGES, _DELIVERIES):
             db.execute(sql, values)
         top = int(db.execute("SELECT coalesce(max(seq), 0) FROM ops").fetchone()[0])
@@ -63,7 +65,8 @@ def fill(path: Path, count: int, *, indexed: bool = True) -> float:
         db.execute(_OPS, ops)
         if indexed:
             db.execute(
-                "INSERT INTO search (rowid, name, tag, body) SELECT row, name, tag, body FROM messages WHERE row >= ?",
+                "INSERT INTO search (rowid, name, tag, body) SELECT row, name, tag, body FROM messages "
+                "WHERE row >= ?",
                 (first,),
             )
             db.execute("UPDATE meta SET value = ? WHERE name = 'indexed'", (last,))

@@ -164,5 +164,3 @@ def _jetstream(options: Options, first: int, last: int) -> Iterator[Row]:
             fleets[case] = stack.enter_context(fleet_of(bus, 1))
             fleets[case].rate(0.3, SIZE)
         yield from _flat(options, jetstream.NAME, fleets)
-
-

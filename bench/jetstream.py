@@ -14,8 +14,8 @@ from bench.system import Bus, Node, System
 
 NAME = "jetstream"
 NOTE = (
-    "jetstream: nats-server, file storage, which this server syncs every two minutes by default (acknowledged messages "
-    "are lost with the machine, not with the process); a message counts as acknowledged with the PubAck and with the "
+    "jetstream: nats-server, file storage, which this server syncs every two minutes by default (acknowledged "
+    "messages are lost with the machine, not with the process); a message counts as acknowledged with the PubAck and with the "
     "consumer's explicit ack; max_ack_pending is 1024 (default 1000 or more)"
 )
 STREAM = "bench"
@@ -66,12 +66,15 @@ def close(loop: asyncio.AbstractEventLoop, connection: Any) -> None:
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
-    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    if left:
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     loop.close()
 
 
 FILL_S = 60.0
-_BODY = b"message %07d speaks of topic%d; the rest of it is there to have the common length of all these messages here"
+_BODY = (
+    b"message %07d speaks of topic%d; the rest of it is there to have the common length of all these messages here"
+)
 
 
 def fill(port: int, count: int) -> None:

@@ -53,7 +53,7 @@ def loss(options: Options) -> Iterator[Row]:
         left_out("loss", "tests/live is not here: run it in a checkout")
     else:
         with tempfile.TemporaryDirectory(prefix="talkbus-bench-") as folder, ExitStack() as stack:
-            yield from _ours(Path(folder), stack, options.count(100_000, 2000), options.count(30, 3))
+            yield from _ours(Path(folder), stack, options.count(100_000, 8000), options.count(30, 4))
     yield from loss_peers.measure(options)
 
 
@@ -134,12 +134,17 @@ class _Run:
         victims = [("broker", "sender", "recipient", "link")[i % 4] for i in range(kills)]
         self._rng.shuffle(victims)
         for number, victim in enumerate(victims):
-            time.sleep(KILL_EVERY_S * (0.5 + self._rng.random()))
+            time.sleep(self._pause(kills, count) * (0.5 + self._rng.random()))
             if self.shown() >= count:
                 return
             say(f"{self.shown():,} of {count:,} shown; blow {number + 1} of {kills}: {victim}")
             self._strike(victim)
             self._counts[victim] += 1
+
+    @staticmethod
+    def _pause(kills: int, count: int) -> float:
+        """Mean seconds between two blows, so that the traffic lasts for all of them."""
+        return min(KILL_EVERY_S, 0.5 * count / PAIRS / BATCH * PACE_S / kills)
 
     def _strike(self, victim: str) -> None:
         if victim == "broker":
@@ -216,5 +221,3 @@ def judge(senders: Sequence[Sequence[list[Any]]], recipients: Sequence[Sequence[
     accepted = [line[1] for lines in senders for line in lines if line[0] == "accepted"]
     verdict.lost = sum(ident not in seen for ident in accepted) + max(0, count - len(accepted))
     return verdict
-
-

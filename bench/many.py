@@ -64,7 +64,9 @@ def _peers(system: System, bus: Bus, count: int, messages: int) -> Iterator[Row]
     yield Row("peers", case, system.name, "twice", float(came - distinct), "")
 
 
-def _crew(pipe: Connection, make: Callable[..., Node], args: tuple[Any, ...], first: int, count: int, all_: int) -> None:
+def _crew(
+    pipe: Connection, make: Callable[..., Node], args: tuple[Any, ...], first: int, count: int, all_: int
+) -> None:
     """`count` peers in one thread, each with its window of messages to the others on their way."""
     nodes = [make(f"peer-{first + i}", *args) for i in range(count)]
     pipe.send(("ready", None))

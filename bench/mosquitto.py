@@ -59,13 +59,14 @@ class MosquittoNode(Node):
 
     def __init__(self, name: str, port: int) -> None:
         import paho.mqtt.client as mqtt
+        from paho.mqtt.enums import CallbackAPIVersion
 
         self._settled = 0
         self._came: list[bytes] = []
-        self._client: Any = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, clean_session=False)
+        self._client: Any = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, clean_session=False)
         self._client.max_inflight_messages_set(64)
         self._client.max_queued_messages_set(0)
-        self._client.on_message = lambda _client, _data, message: self._came.append(message.payload)
+        self._client.on_message = lambda _client, _data, message: self._came.append(bytes(message.payload))
         self._client.on_publish = self._acknowledged
         ready: list[bool] = []
         self._client.on_subscribe = lambda *_: ready.append(True)

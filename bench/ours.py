@@ -34,8 +34,8 @@ NAME = OURS
 LIMIT = 1_000_000
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = (
-    "talkbus: SQLite with synchronous=FULL at sender, broker and recipient (an acknowledged message survives the loss "
-    "of power); it counts as acknowledged when the sender has the broker's reply on its own disk and the broker has "
+    "talkbus: SQLite with synchronous=FULL at sender, broker and recipient (an acknowledged message survives the "
+    "loss of power); it counts as acknowledged when the sender has the broker's reply on its own disk and the broker has "
     f"the recipient's proof on its disk; limits.rate and limits.burst raised to {LIMIT:,} (60 and 600 by default); "
     "CURVE, policy, ledger and receipts as always"
 )
@@ -58,6 +58,7 @@ def broker(folder: Path) -> Iterator[int]:
     home = home_of(folder)
     for name in ("limits.rate", "limits.burst"):
         config.set_value(home, name, str(LIMIT))
+    daemon.clear_stop(home)
     profiled = _profiled(home) if os.environ.get(PROFILE) else None
     try:
         yield daemon.ensure_broker(home, 60).pid

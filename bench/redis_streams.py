@@ -26,7 +26,16 @@ def server(folder: Path) -> Iterator[servers.Server]:
     command = ("--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec")
 
     def line(port: int) -> list[str]:
-        return [servers.program("redis-server") or "", "--port", str(port), *command, "--save", "", "--daemonize", "no"]
+        return [
+            servers.program("redis-server") or "",
+            "--port",
+            str(port),
+            *command,
+            "--save",
+            "",
+            "--daemonize",
+            "no",
+        ]
 
     with servers.running(line, folder) as made:
         yield made

@@ -5,8 +5,8 @@ With TALKBUS_BENCH_PROFILE set to a folder every worker leaves a cProfile of eac
 
 from __future__ import annotations
 
-import cProfile
 import contextlib
+import cProfile
 import multiprocessing
 import os
 import threading
@@ -59,6 +59,11 @@ class Worker:
         if said != what:
             raise WorkerFailed(f"{self.name}: {value}")
         return value
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        self._process.kill()
+        self._process.join()
 
     def __enter__(self) -> Self:
         return self
