@@ -15,8 +15,8 @@ from bench.system import Bus, Node, System
 NAME = "jetstream"
 NOTE = (
     "jetstream: nats-server, file storage, which this server syncs every two minutes by default (acknowledged "
-    "messages are lost with the machine, not with the process); a message counts as acknowledged with the PubAck and with the "
-    "consumer's explicit ack; max_ack_pending is 1024 (default 1000 or more)"
+    "messages are lost with the machine, not with the process); a message counts as acknowledged with the PubAck "
+    "and with the consumer's explicit ack; max_ack_pending is 1024 (default 1000 or more)"
 )
 STREAM = "bench"
 T = TypeVar("T")

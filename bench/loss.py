@@ -197,10 +197,12 @@ def judge(senders: Sequence[Sequence[list[Any]]], recipients: Sequence[Sequence[
     """
     verdict = Verdict(sent=count)
     seen: set[str] = set()
+    pairs = 0  # (sender, number) that were shown: a sender killed before it said so has accepted more than it told
     for lines in recipients:
         lives: dict[str, int] = {}
         proved: set[str] = set()
         last: dict[str, int] = {}
+        numbered: set[tuple[str, int]] = set()
         life = 0
         for kind, *line in lines:
             if kind == "life":
@@ -209,6 +211,7 @@ def judge(senders: Sequence[Sequence[list[Any]]], recipients: Sequence[Sequence[
                 proved.add(line[0])
             elif kind == "shown":
                 ident, number, sender, repeat = line
+                numbered.add((sender, number))
                 if ident not in lives:
                     verdict.reordered += number < last.get(sender, 0)
                     last[sender] = max(last.get(sender, 0), number)
@@ -218,6 +221,7 @@ def judge(senders: Sequence[Sequence[list[Any]]], recipients: Sequence[Sequence[
                     verdict.marked += 1
                 lives[ident] = life
         seen |= lives.keys()
-    accepted = [line[1] for lines in senders for line in lines if line[0] == "accepted"]
-    verdict.lost = sum(ident not in seen for ident in accepted) + max(0, count - len(accepted))
+        pairs += len(numbered)
+    accepted = {line[1] for lines in senders for line in lines if line[0] == "accepted"}
+    verdict.lost = max(len(accepted - seen), count - pairs)
     return verdict
