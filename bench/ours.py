@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTE = (
     "talkbus: SQLite with synchronous=FULL at sender, broker and recipient (an acknowledged message survives the "
     "loss of power); it counts as acknowledged when the sender has the broker's reply on its own disk and the "
-    f"broker has the recipient's proof on its disk; limits.rate and limits.burst raised to {LIMIT:,} (60 and 600 by default); "
-    "CURVE, policy, ledger and receipts as always"
+    f"broker has the recipient's proof on its disk; limits.rate and limits.burst raised to {LIMIT:,} (60 and 600 by "
+    "default); CURVE, policy, ledger and receipts as always"
 )
 _PROOF = "bench"
 _STUCK_S = 15

@@ -45,7 +45,7 @@ PROBE_S = (0.25, 5.0)  # how soon a full disk is tried again: doubling, up to th
 PRUNE_ORDER_S = 3600.0
 DAY_MS = 86_400_000
 
-_MORE = zmq.NOBLOCK | zmq.SNDMORE
+_NOW, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)  # numbers are quicker than the library's enums
 _DEAD = (zmq.EHOSTUNREACH, zmq.EAGAIN)
 
 
@@ -178,7 +178,7 @@ class Shell:
         recv, knows, receive = self._router.recv, self.broker.knows, self.broker.receive
         for _ in range(MESSAGES_A_TURN):
             try:
-                route = recv(zmq.NOBLOCK)
+                route = recv(_NOW)
             except zmq.Again:
                 return
             # A Frame knows by itself whether more follow, which is quicker than to ask the socket.
@@ -300,7 +300,7 @@ class Shell:
             send(route, _MORE)
             for frame in frames[:-1]:
                 send(frame, _MORE)
-            send(frames[-1], zmq.NOBLOCK)
+            send(frames[-1], _NOW)
         except zmq.ZMQError as error:
             if error.errno not in _DEAD:
                 raise
