@@ -59,6 +59,9 @@ _ROWS = (
     "SELECT r.row, r.id, r.op, r.args, r.body, r.at, p.code, coalesce(p.result, x'80'), coalesce(p.text, ''), "
     "coalesce(p.at, 0) FROM rows r LEFT JOIN replies p ON p.row = r.row "
 )
+_ADD_ROW = "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)"
+_SETTLE_ROW = "INSERT INTO replies VALUES (?, ?, ?, ?, ?)"
+_DROP_SHOWN = "DELETE FROM ledger WHERE ident = ?"
 _PUT_BOOK = "UPDATE book SET ob = ?, base = ?, name = ?, term = ?, store = ?, seq = ?, chain = ?"
 _PUT_SHOWN = (
     "INSERT INTO ledger (ident, state, path, proof, at, told) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (ident) "
@@ -156,30 +159,30 @@ class Outbox:
             return
         with self._transaction("write"):
             first, last = self._db.execute("SELECT first, last FROM book").fetchone()
+            runs = _Runs()
             for write in writes:
                 match write:
                     case AddRow():
                         last += 1
                         self._expect("row", write.row, last)
-                        values = (write.row, write.id, write.op, write.args, write.body, write.at)
-                        self._db.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", values)
+                        runs.add(_ADD_ROW, (write.row, write.id, write.op, write.args, write.body, write.at))
                     case SettleRow():
                         self._expect("reply to row", write.row, first if first <= last else -1)
                         first += 1
-                        reply = (write.row, write.code, write.result, write.text, write.at)
-                        self._db.execute("INSERT INTO replies VALUES (?, ?, ?, ?, ?)", reply)
+                        runs.add(_SETTLE_ROW, (write.row, write.code, write.result, write.text, write.at))
                     case PutBook(book):
                         kept = (book.ob, book.base, book.name, book.term, book.store, book.seq, book.chain)
-                        self._db.execute(_PUT_BOOK, kept)
+                        runs.add(_PUT_BOOK, kept)
                         if book.seq and self._db.execute(_PUT_HEAD, (book.store, book.seq, book.chain)).rowcount:
                             self._db.execute(_OLD_HEADS, (HEADS_KEPT,))
                     case PutShown(ident, shown):
-                        line = (ident, shown.state, shown.path, shown.proof, shown.at, shown.told)
-                        self._db.execute(_PUT_SHOWN, line)
+                        runs.add(_PUT_SHOWN, (ident, shown.state, shown.path, shown.proof, shown.at, shown.told))
                     case DropShown(ident):
-                        self._db.execute("DELETE FROM ledger WHERE ident = ?", (ident,))
+                        runs.add(_DROP_SHOWN, (ident,))
                     case _:
                         assert_never(write)
+            for sql, rows in runs:
+                self._db.executemany(sql, rows)
             self._db.execute("UPDATE book SET first = ?, last = ?", (first, last))
         self._remember(writes)
 
@@ -296,6 +299,17 @@ def remembered(path: Path) -> list[tuple[str, int, str]]:
             return [tuple(row) for row in db.execute(f"SELECT store, seq, chain FROM {table}")] if version else []
         finally:
             db.close()
+
+
+class _Runs(list[tuple[str, list[tuple[Any, ...]]]]):
+    """Statements in order, those of one kind that follow each other as one: a batch is mostly rows of one kind."""
+
+    def add(self, sql: str, row: tuple[Any, ...]) -> None:
+        """One more."""
+        if self and self[-1][0] is sql:
+            self[-1][1].append(row)
+        else:
+            self.append((sql, [row]))
 
 
 def _shown(state: str, path: str, proof: str, at: int, told: int) -> Shown:

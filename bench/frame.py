@@ -7,6 +7,7 @@ knows nothing of what is measured.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,17 +17,20 @@ OURS = "talkbus"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`seconds` of measuring for each system of a case; `rounds` is over how many turns they are spread, so that what
-    the machine does beside it hits all systems alike.
+    """`quick` measures everything with a fraction of the time and the numbers; `rounds` is over how many turns a
+    system's time is spread, so that what the machine does beside it hits all systems alike.
     """
 
-    seconds: float = 6.0
+    quick: bool = False
     rounds: int = 3
 
-    @property
-    def turn(self) -> float:
-        """Seconds of one turn."""
-        return self.seconds / self.rounds
+    def pick(self, full: float, quick: float) -> float:
+        """A duration or a number, by what was asked for."""
+        return quick if self.quick else full
+
+    def count(self, full: int, quick: int) -> int:
+        """The same for what is counted."""
+        return quick if self.quick else full
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +47,11 @@ class Row:
 
 Bench = Callable[[Options], Iterable[Row]]
 BENCHES: dict[str, Bench] = {}
+NOTES: list[str] = []  # what was left out in this run, and why
 
 
 def bench(name: str) -> Callable[[Bench], Bench]:
-    """Register a benchmark under a name of the command line."""
+    """Register a benchmark under a name of the command line; the first line of its docstring is shown by --list."""
 
     def register(run: Bench) -> Bench:
         assert name not in BENCHES
@@ -56,18 +61,57 @@ def bench(name: str) -> Callable[[Bench], Bench]:
     return register
 
 
-def say(text: str) -> None:
-    """Progress, for whoever waits."""
-    print(text, file=sys.stderr, flush=True)
+class Progress:
+    """A bar on stderr: how many of the benches are done, the present one and what it is at."""
+
+    WIDTH = 20
+
+    def __init__(self) -> None:
+        self.done, self.total, self.name = 0, 1, ""
+        self._began = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    def __call__(self, text: str) -> None:
+        """Tell what is being done."""
+        full = self.WIDTH * self.done // max(1, self.total)
+        passed = int(time.monotonic() - self._began)
+        bar = "#" * full + "." * (self.WIDTH - full)
+        line = f"[{bar}] {passed // 60}:{passed % 60:02} {self.name}: {text}"
+        if self._terminal:
+            print(f"\r\x1b[K{line[:110]}", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        """Leave the terminal at the beginning of a line."""
+        if self._terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+say = Progress()
+
+
+def left_out(what: str, why: str) -> None:
+    """Something is not measured in this run; told at once, and again beside the results."""
+    note = f"left out: {what} ({why})"
+    if note not in NOTES:
+        NOTES.append(note)
+        say(note)
 
 
 def ratios(rows: Sequence[Row]) -> Iterator[Row]:
     """What is ours over each other system's, for every figure that both have."""
+    ours = {_place(r): r for r in rows if r.system == OURS}
     for row in rows:
-        if row.system != OURS:
-            ours = next((r for r in rows if _place(r) == _place(row) and r.system == OURS), None)
-            if ours and row.value:
-                yield Row(row.bench, row.case, f"{OURS}/{row.system}", row.metric, ours.value / row.value, "x")
+        mine = ours.get(_place(row))
+        if row.system != OURS and mine and row.value and "/" not in row.system:
+            yield Row(row.bench, row.case, f"{OURS}/{row.system}", row.metric, mine.value / row.value, "x")
+
+
+def quantiles(bench_: str, case: str, system: str, what: str, found: Sequence[float]) -> Iterator[Row]:
+    """p50, p99 and p99.9 of delays in microseconds."""
+    for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)):
+        yield Row(bench_, case, system, f"{what} {name}", quantile(found, share), "us")
 
 
 def document(machine: dict[str, Any], notes: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
@@ -89,7 +133,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def number(value: float) -> str:
     """Three digits that matter, thousands set apart."""
-    if value >= 100:
+    if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 

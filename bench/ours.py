@@ -1,4 +1,4 @@
-"""talkbus under test: a broker process, and two with the agent's own Loop and Link on databases of their own.
+"""talkbus under test: a broker process, and sessions with the agent's own Loop and Link on databases of their own.
 
 Nothing is switched off: CURVE, `synchronous=FULL` at all three databases, the ledger, receipts. Only the limits are
 raised, for they are policy.
@@ -6,7 +6,6 @@ raised, for they are policy.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import subprocess
@@ -14,54 +13,55 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from agent.effects import Mail, News, Settled
+from agent.inbox import Letter
 from agent.link import Link, Profile
 from agent.loop import Loop
 from agent.outbox import Outbox
 from bench.frame import OURS
-from bench.system import Flow, Pair, body, sent_at
-from bench.workers import PROFILE, Worker
+from bench.system import Bus, Node, System
+from bench.workers import PROFILE
 from bus import config, daemon
 from bus.private import private_dir
 
 NAME = OURS
 LIMIT = 1_000_000
-NOTES = (
-    f"talkbus: limits.rate and limits.burst raised to {LIMIT:,} (60 and 600 by default); "
-    "synchronous=FULL and receipts as always",
+ROOT = Path(__file__).resolve().parent.parent
+NOTE = (
+    "talkbus: SQLite with synchronous=FULL at sender, broker and recipient (an acknowledged message survives the "
+    "loss of power); it counts as acknowledged when the sender has the broker's reply on its own disk and the "
+    f"broker has the recipient's proof on its disk; limits.rate and limits.burst raised to {LIMIT:,} (60 and 600 by "
+    "default); CURVE, policy, ledger and receipts as always"
 )
 _PROOF = "bench"
+_STUCK_S = 15
 
 
 @contextmanager
-def pair() -> Iterator[Pair]:
-    """Broker, sender and recipient, connected; their folder is removed at the end."""
-    with (
-        tempfile.TemporaryDirectory(prefix="talkbus-bench-") as folder,
-        _broker(Path(folder)) as broker,
-        Worker("recipient", _recipient, folder) as recipient,
-    ):
-        recipient.answer("ready")
-        with Worker("sender", _sender, folder) as sender:
-            sender.answer("ready")
-            yield Pair(sender, recipient, broker)
+def _bus() -> Iterator[Bus]:
+    with tempfile.TemporaryDirectory(prefix="talkbus-bench-") as folder, broker(Path(folder)) as pid:
+        yield Bus(pid, OurNode, (folder,))
+
+
+SYSTEM = System(NAME, NOTE, _bus, lambda: "")
 
 
 @contextmanager
-def _broker(folder: Path) -> Iterator[int]:
-    home = _home(folder)
+def broker(folder: Path) -> Iterator[int]:
+    """A broker of this home with raised limits; surely ended."""
+    home = home_of(folder)
     for name in ("limits.rate", "limits.burst"):
         config.set_value(home, name, str(LIMIT))
+    daemon.clear_stop(home)
     profiled = _profiled(home) if os.environ.get(PROFILE) else None
     try:
-        yield daemon.ensure_broker(home).pid
+        yield daemon.ensure_broker(home, 60).pid
     finally:
         daemon.stop_broker(home)
         if profiled:
@@ -71,9 +71,8 @@ def _broker(folder: Path) -> Iterator[int]:
 def _profiled(home: config.Home) -> subprocess.Popen[bytes]:
     """The broker under cProfile, ready."""
     Path(os.environ[PROFILE]).mkdir(parents=True, exist_ok=True)
-    root = Path(__file__).resolve().parent.parent
     out = Path(os.environ[PROFILE]).resolve() / f"broker-{os.getpid()}-{secrets.token_hex(2)}.prof"
-    command = [sys.executable, "-m", "cProfile", "-o", str(out), str(root / "talkbus.py"), "up", "--foreground"]
+    command = [sys.executable, "-m", "cProfile", "-o", str(out), str(ROOT / "talkbus.py"), "up", "--foreground"]
     process = subprocess.Popen(command, env=os.environ | {"TALKBUS_HOME": str(home.root)})
     end = time.monotonic() + 10
     while daemon.published(home) is None and time.monotonic() < end:
@@ -81,157 +80,110 @@ def _profiled(home: config.Home) -> subprocess.Popen[bytes]:
     return process
 
 
-def _home(folder: Path) -> config.Home:
+def home_of(folder: Path) -> config.Home:
+    """The directories of a bus under this folder."""
     return config.home({"TALKBUS_HOME": str(folder)})
 
 
-@contextmanager
-def _loop(folder: str, name: str, on_news: Any) -> Iterator[Loop]:
+class OurNode(Node):
     """An agent's loop, welcomed under this name."""
-    home = _home(Path(folder))
-    outbox = Outbox.open(private_dir(home.agents / name) / "agent.db")
-    welcomed = threading.Event()
 
-    def heard(news: News) -> None:
-        welcomed.set()
-        on_news(news)
-
-    profile = Profile("hold", secrets.token_hex(8), name)
-    loop = Loop(home, config.load(home, {}), outbox, profile, autostart=False, on_news=heard)
-    loop.start()
-    try:
-        end = time.monotonic() + 10
-        while not loop.status().connected and time.monotonic() < end:
-            welcomed.wait(0.05)
-        if not loop.status().connected:
-            raise RuntimeError(f"{name} is not connected: {loop.status().reason}")
-        yield loop
-    finally:
-        loop.stop(leave=True)
-
-
-class _Sender:
-    """Keeps a window of sends that the broker has not answered yet full."""
-
-    def __init__(self) -> None:
-        self._free = threading.Condition()
+    def __init__(self, name: str, folder: str) -> None:
+        home = home_of(Path(folder))
+        outbox = Outbox.open(private_dir(home.agents / name) / "agent.db")
+        profile = Profile("hold", secrets.token_hex(8), name)
+        self._changed = threading.Condition()
         self._settled = 0
-        self._refused = ""
+        self._failed = ""
+        self._came: list[Letter] = []
+        self._shown: list[str] = []
+        self._asked = False  # a step is on its way to the loop's thread
+        self._loop = Loop(home, config.load(home, {}), outbox, profile, autostart=False, on_news=self._heard)
+        self._loop.start()
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._loop.status().connected, _STUCK_S):
+                self._loop.stop(leave=True)
+                raise RuntimeError(f"{name} is not connected: {self._loop.status().reason}")
 
-    def heard(self, news: News) -> None:
-        """In the loop's thread."""
-        if isinstance(news, Settled):
-            with self._free:
+    # -- in the loop's thread --------------------------------------------------------------------------------------
+
+    def _heard(self, news: News) -> None:
+        if isinstance(news, Mail):
+            self._ask()
+            return
+        with self._changed:
+            if isinstance(news, Settled):
                 self._settled += 1
                 if news.code != 200:
-                    self._refused = f"{news.code} {news.text} {news.result}"
-                self._free.notify()
+                    self._failed = f"{news.code} {news.text} {news.result}"
+            self._changed.notify()
 
-    def flow(self, loop: Loop, seconds: float, window: int) -> Flow:
-        """As many as go out in this time."""
-        self._settled = 0
-        began = time.monotonic_ns()
-        end = began + int(seconds * 1e9)
-        count = 0
-        while time.monotonic_ns() < end:
-            with self._free:
-                while count - self._settled >= window:
-                    if not self._free.wait(5):
-                        raise RuntimeError(f"no answer to {count - self._settled} sends for 5 s")
-                room = window - (count - self._settled)
-            # All there is room for goes in with one call, as an application would do it that has so much to say.
-            loop.call(partial(_submit, room))
-            count += room
-        self._all(count)
-        return Flow(count, began, time.monotonic_ns())
+    def _ask(self) -> None:
+        """Have the waiting ones offered, and what was taken marked as shown."""
+        if not self._asked:
+            self._asked = True
+            self._loop.call(self._step).add_done_callback(self._offered)
 
-    def pace(self, loop: Loop, count: int, every: float) -> Flow:
-        """One at a time, long apart."""
-        self._settled = 0
-        began = time.monotonic_ns()
-        for _ in range(count):
-            time.sleep(every)
-            loop.submit("send", {"to": ["recipient"], "kind": "note"}, body())
-        self._all(count)
-        return Flow(count, began, time.monotonic_ns())
-
-    def _all(self, count: int) -> None:
-        with self._free:
-            if not self._free.wait_for(lambda: self._settled >= count, 30):
-                raise RuntimeError(f"{count - self._settled} of {count} sends were not answered")
-        if self._refused:
-            raise RuntimeError(f"the broker refused: {self._refused}")
-
-
-def _submit(count: int, link: Link, now: int) -> None:
-    for _ in range(count):
-        link.submit(now, "send", {"to": ["recipient"], "kind": "note"}, body())
-
-
-def _sender(pipe: Connection, folder: str) -> None:
-    sender = _Sender()
-    with _loop(folder, "sender", sender.heard) as loop:
-        pipe.send(("ready", None))
-        while True:
-            what, *args = pipe.recv()
-            pipe.send((what, sender.flow(loop, *args) if what == "flow" else sender.pace(loop, *args)))
-
-
-class _Recipient:
-    """Takes what is there, has it, says so, and takes what came meanwhile."""
-
-    def __init__(self) -> None:
-        self._mail = threading.Event()
-        self._keys: list[str] = []
-        self.delays: list[int] = []
-
-    def heard(self, news: News) -> None:
-        """In the loop's thread."""
-        if isinstance(news, Mail):
-            self._mail.set()
-
-    def take(self, loop: Loop) -> None:
-        """What waits now, once it is in the ledger; what was taken before is shown."""
-        self._mail.wait(0.02)
-        self._mail.clear()
-        keys, self._keys = self._keys, []
-
-        def step(link: Link, now: int) -> list[Any]:
+    def _step(self, link: Link, now: int) -> list[Letter]:
+        self._asked = False
+        keys, self._shown = self._shown, []
+        if keys:
             link.inbox.shown(now, keys, _PROOF)
-            return link.inbox.offer(now, link.inbox.waiting(), _PROOF)
+        return link.inbox.offer(now, link.inbox.waiting(), _PROOF)
 
-        letters = loop.call(step).result()
-        got = time.monotonic_ns()
-        self.delays += [got - sent_at(letter.msg.body) for letter in letters]
-        self._keys = [letter.key for letter in letters]
-        if letters:
-            self._mail.set()  # so that these are acknowledged at once
+    def _offered(self, done: Future[list[Letter]]) -> None:
+        """They are in the ledger, on disk: now they may be seen."""
+        with self._changed:
+            if done.exception() is not None:
+                self._failed = str(done.exception())
+            else:
+                self._came += done.result()
+            self._changed.notify()
 
+    # -- in the application's --------------------------------------------------------------------------------------
 
-def _recipient(pipe: Connection, folder: str) -> None:
-    recipient = _Recipient()
-    with _loop(folder, "recipient", recipient.heard) as loop:
-        pipe.send(("ready", None))
-        total = -1
-        while True:
-            recipient.take(loop)
-            if pipe.poll():
-                _, total = pipe.recv()
-            if len(recipient.delays) >= total >= 0:
-                recipient.take(loop)
-                _settled(loop)
-                pipe.send(("total", (time.monotonic_ns(), recipient.delays)))
-                recipient.delays, total = [], -1
+    def send(self, to: str, bodies: Sequence[bytes]) -> None:
+        args = {"to": [to], "kind": "note"}
 
+        def submit(link: Link, now: int) -> None:
+            for text in bodies:
+                link.submit(now, "send", args, text)
 
-def _settled(loop: Loop) -> None:
-    """The broker has every acknowledgement on its disk."""
-    unread = -1
-    for _ in range(500):
-        rows = loop.ask("whoami", {}, 5).rows
-        unread = rows[0][0]["unread"] if rows else unread
-        if unread == 0:
-            return
-        with contextlib.suppress(InterruptedError):
-            time.sleep(0.005)
-    raise RuntimeError(f"{unread} messages stay unread")
+        self._loop.call(submit)
+
+    def request(self, op: str, args: dict[str, Any]) -> None:
+        """Any other operation; returns when it is on disk here."""
+        self._loop.submit(op, args)
+
+    @property
+    def settled(self) -> int:
+        if self._failed:
+            raise RuntimeError(self._failed)
+        return self._settled
+
+    def wait(self, seconds: float) -> None:
+        with self._changed:
+            if not self._came:
+                self._changed.wait(seconds)
+
+    def take(self) -> list[bytes]:
+        with self._changed:
+            came, self._came = self._came, []
+        if came:
+            self._shown = self._shown + [letter.key for letter in came]
+            self._ask()
+        return [letter.msg.body for letter in came]
+
+    def flush(self) -> None:
+        """The broker has every acknowledgement on its disk."""
+        until = time.monotonic() + _STUCK_S
+        unread = -1
+        while unread:
+            self._ask()
+            rows = self._loop.ask("whoami", {}, 5).rows
+            unread = rows[0][0]["unread"] if rows else unread
+            if time.monotonic() > until:
+                raise RuntimeError(f"{unread} messages stay unread")
+
+    def close(self) -> None:
+        self._loop.stop(leave=True)

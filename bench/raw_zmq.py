@@ -1,45 +1,47 @@
 """The yardstick: ZeroMQ alone. A ROUTER that forwards between two DEALERs, CURVE on, nothing durable.
 
-Same processes, same body and same window as ours: one sender, one recipient that acknowledges every message back to
-the sender, one broker that drains its socket with NOBLOCK. What this leaves out is what a bus is for: it shows what
-those things cost.
+The same processes, body and window as ours, and as many acknowledgements: the broker acknowledges each message to its
+sender, the recipient acknowledges each to the broker. What this leaves out is what a bus is for: it shows what those
+things cost.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
 import zmq
 
-from bench.system import Flow, Pair, body, sent_at
+from bench.system import Bus, Node, System
 from bench.workers import Worker
 
 NAME = "raw-zmq"
+NOTE = (
+    "raw-zmq: pyzmq ROUTER that forwards, CURVE; nothing on disk; every message is acknowledged by the broker to its "
+    "sender and by the recipient to the broker"
+)
+EVERYBODY = b"*"
 _DRAIN = 128
+_MORE = zmq.NOBLOCK | zmq.SNDMORE
 Keys = tuple[bytes, bytes]
 
 
 @contextmanager
-def pair() -> Iterator[Pair]:
-    """Broker, sender and recipient, connected."""
+def _bus() -> Iterator[Bus]:
     keys: Keys = zmq.curve_keypair()
-    with Worker("raw-broker", _broker, keys) as broker:
-        endpoint = broker.answer("ready")
-        with Worker("raw-recipient", _recipient, endpoint, keys[0]) as recipient:
-            recipient.answer("ready")
-            with Worker("raw-sender", _sender, endpoint, keys[0]) as sender:
-                sender.answer("ready")
-                yield Pair(sender, recipient, broker.pid)
+    with Worker("raw-broker", _broker, keys) as worker:
+        yield Bus(worker.pid, RawNode, (worker.answer("ready"), keys[0]))
+
+
+SYSTEM = System(NAME, NOTE, _bus, lambda: "")
 
 
 def _broker(pipe: Connection, keys: Keys) -> None:
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         router.linger = 0
-        router.router_mandatory = 1
+        router.sndhwm = router.rcvhwm = 0
         router.curve_publickey, router.curve_secretkey = keys
         router.curve_server = True
         port = router.bind_to_random_port("tcp://127.0.0.1")
@@ -48,6 +50,7 @@ def _broker(pipe: Connection, keys: Keys) -> None:
         poller.register(router, zmq.POLLIN)
         poller.register(pipe.fileno(), zmq.POLLIN)
         pipe.send(("ready", f"tcp://127.0.0.1:{port}"))
+        send = router.send
         while True:
             ready = dict(poller.poll())
             if pipe.fileno() in ready:
@@ -56,8 +59,18 @@ def _broker(pipe: Connection, keys: Keys) -> None:
                 if frames[0] == b"HELLO":
                     routes[frames[1]] = route
                     router.send_multipart([route, b"WELCOME"])
-                else:
-                    router.send_multipart([routes[frames[0]], *frames[1:]])
+                elif frames[0] == EVERYBODY:
+                    for other in routes.values():
+                        if other != route:
+                            send(other, _MORE)
+                            send(frames[1])
+                    send(route, _MORE)
+                    send(b"ACK")
+                elif frames[0] != b"ACK":
+                    send(routes[frames[0]], _MORE)
+                    send(frames[1])
+                    send(route, _MORE)
+                    send(b"ACK")
 
 
 def _drain(socket: Any) -> Iterator[list[bytes]]:
@@ -68,69 +81,56 @@ def _drain(socket: Any) -> Iterator[list[bytes]]:
             return
 
 
-@contextmanager
-def _dealer(endpoint: str, server: bytes, name: bytes) -> Iterator[Any]:
-    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
-        dealer.linger = 0
-        dealer.curve_publickey, dealer.curve_secretkey = zmq.curve_keypair()
-        dealer.curve_serverkey = server
-        dealer.connect(endpoint)
-        dealer.send_multipart([b"HELLO", name])
-        if not dealer.poll(5000):
+class RawNode(Node):
+    """One DEALER."""
+
+    def __init__(self, name: str, endpoint: str, server: bytes) -> None:
+        self._context = zmq.Context()
+        self._socket: Any = self._context.socket(zmq.DEALER)
+        self._socket.linger = 0
+        self._socket.sndhwm = self._socket.rcvhwm = 0
+        self._socket.curve_publickey, self._socket.curve_secretkey = zmq.curve_keypair()
+        self._socket.curve_serverkey = server
+        self._socket.connect(endpoint)
+        self._socket.send_multipart([b"HELLO", name.encode()])
+        if not self._socket.poll(5000):
             raise RuntimeError("the raw broker does not answer")
-        dealer.recv_multipart()
-        yield dealer
+        self._socket.recv_multipart()
+        self._settled = 0
+        self._came: list[bytes] = []
 
+    def send(self, to: str, bodies: Sequence[bytes]) -> None:
+        send, name = self._socket.send, to.encode()
+        for text in bodies:
+            send(name, _MORE)
+            send(text)
 
-def _sender(pipe: Connection, endpoint: str, server: bytes) -> None:
-    with _dealer(endpoint, server, b"sender") as dealer:
-        pipe.send(("ready", None))
-        while True:
-            what, *args = pipe.recv()
-            pipe.send((what, _flow(dealer, *args) if what == "flow" else _pace(dealer, *args)))
+    @property
+    def settled(self) -> int:
+        self._read()
+        return self._settled
 
+    def wait(self, seconds: float) -> None:
+        if not self._came:
+            self._socket.poll(int(seconds * 1000))
 
-def _flow(dealer: Any, seconds: float, window: int) -> Flow:
-    began = time.monotonic_ns()
-    end = began + int(seconds * 1e9)
-    count, unacknowledged = 0, 0
-    while unacknowledged or time.monotonic_ns() < end:
-        while unacknowledged < window and time.monotonic_ns() < end:
-            dealer.send_multipart([b"recipient", body()])
-            count += 1
-            unacknowledged += 1
-        if unacknowledged and dealer.poll(1000):
-            unacknowledged -= sum(1 for _ in _drain(dealer))
-    return Flow(count, began, time.monotonic_ns())
+    def take(self) -> list[bytes]:
+        self._read()
+        came, self._came = self._came, []
+        for _ in came:
+            self._socket.send(b"ACK")
+        return came
 
+    def _read(self) -> None:
+        for (text,) in _drain(self._socket):
+            if text == b"ACK":
+                self._settled += 1
+            else:
+                self._came.append(text)
 
-def _pace(dealer: Any, count: int, every: float) -> Flow:
-    began = time.monotonic_ns()
-    for _ in range(count):
-        time.sleep(every)
-        dealer.send_multipart([b"recipient", body()])
-        dealer.poll(1000)
-        for _acknowledgement in _drain(dealer):
-            pass
-    return Flow(count, began, time.monotonic_ns())
+    def flush(self) -> None:
+        """An acknowledgement that was handed over is all this one knows."""
 
-
-def _recipient(pipe: Connection, endpoint: str, server: bytes) -> None:
-    with _dealer(endpoint, server, b"recipient") as dealer:
-        pipe.send(("ready", None))
-        poller = zmq.Poller()
-        poller.register(dealer, zmq.POLLIN)
-        poller.register(pipe.fileno(), zmq.POLLIN)
-        delays: list[int] = []
-        total = -1
-        while True:
-            ready = dict(poller.poll())
-            if dealer in ready:
-                for (text,) in _drain(dealer):
-                    delays.append(time.monotonic_ns() - sent_at(text))
-                    dealer.send_multipart([b"sender", b""])
-            if pipe.fileno() in ready:
-                _, total = pipe.recv()
-            if len(delays) == total:
-                pipe.send(("total", (time.monotonic_ns(), delays)))
-                delays, total = [], -1
+    def close(self) -> None:
+        self._socket.close(0)
+        self._context.term()

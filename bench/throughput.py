@@ -1,26 +1,58 @@
-"""How many messages a second go from one process to another through the broker, each acknowledged."""
+"""How many messages a second go from senders to one recipient through the broker, each acknowledged at both ends.
+
+Every sender keeps 64 on their way. With few senders the systems run side by side and take turns, so that what the
+machine does beside it hits all alike; with many, one after the other, for the memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
-from bench import ours, raw_zmq
-from bench.frame import Options, Row, bench, median, say
-from bench.system import BODY, WINDOW
+from bench.frame import Options, Row, bench, left_out, median, number, say
+from bench.system import Fleet, System
+from bench.systems import present
+
+SENDERS = (1, 8, 32)
+SIZES = (64, 256, 4096, 65536)
+TOGETHER = 8  # so many senders of every system at once, at most
 
 
 @bench("throughput")
 def throughput(options: Options) -> Iterator[Row]:
-    """Sent, delivered and acknowledged; ours durable at all three places."""
-    case = f"{BODY} B, window {WINDOW}"
-    found: dict[str, list[tuple[float, float]]] = {ours.NAME: [], raw_zmq.NAME: []}
-    with ours.pair() as talkbus, raw_zmq.pair() as raw:
-        for pair in (talkbus, raw):
-            pair.rate(min(0.5, options.turn))  # warm
-        for number in range(options.rounds):
-            for name, pair in ((ours.NAME, talkbus), (raw_zmq.NAME, raw)):
-                found[name].append(pair.rate(options.turn))
-                say(f"throughput {number + 1}/{options.rounds}: {name} {found[name][-1][0]:,.0f}/s")
+    """Durable send, delivered and acknowledged: 1, 8 and 32 senders, 64 B to 64 KiB."""
+    systems = present()
+    for senders in SENDERS if not options.quick else (1, 4):
+        sizes = SIZES if not options.quick else (256, 4096)
+        groups = [systems] if senders <= TOGETHER else [[system] for system in systems]
+        for group in groups:
+            yield from _group(options, group, senders, sizes)
+
+
+def _group(options: Options, systems: Sequence[System], senders: int, sizes: Sequence[int]) -> Iterator[Row]:
+    with ExitStack() as stack:
+        fleets: dict[str, Fleet] = {}
+        for system in systems:
+            say(f"{system.name}: {senders} sender(s)")
+            try:
+                fleets[system.name] = stack.enter_context(system.fleet(senders))
+            except (RuntimeError, OSError) as error:
+                left_out(f"{system.name} with {senders} senders", f"{error}"[-200:])
+        for size in sizes:
+            yield from _size(options, fleets, senders, size)
+
+
+def _size(options: Options, fleets: dict[str, Fleet], senders: int, size: int) -> Iterator[Row]:
+    rounds = options.rounds if senders == 1 and not options.quick else 1
+    turn = options.pick(0.8 if senders == 1 else 1.2, 0.3)
+    case = f"{senders} to 1, {size} B"
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in fleets}
+    for fleet in fleets.values():
+        fleet.rate(options.pick(0.2, 0.05), size, senders)  # warm
+    for _ in range(rounds):
+        for name, fleet in fleets.items():
+            found[name].append(fleet.rate(turn, size, senders))
+            say(f"{case}: {name} {number(found[name][-1][0])}/s")
     for name, turns in found.items():
         yield Row("throughput", case, name, "messages", median([rate for rate, _ in turns]), "1/s")
         yield Row("throughput", case, name, "processor per message", median([spent for _, spent in turns]), "us")

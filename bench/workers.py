@@ -5,6 +5,7 @@ With TALKBUS_BENCH_PROFILE set to a folder every worker leaves a cProfile of eac
 
 from __future__ import annotations
 
+import contextlib
 import cProfile
 import multiprocessing
 import os
@@ -42,7 +43,10 @@ class Worker:
 
     def tell(self, what: str, *args: Any) -> None:
         """Give it something to do."""
-        self._pipe.send((what, *args))
+        try:
+            self._pipe.send((what, *args))
+        except OSError:
+            self.answer("")  # it says why
 
     def answer(self, what: str, patience: float = PATIENCE_S) -> Any:
         """What it answers under this name; WorkerFailed when it says anything else, or nothing in time."""
@@ -50,11 +54,16 @@ class Worker:
             raise WorkerFailed(f"{self.name} said nothing for {patience:g} s")
         try:
             said, value = self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             raise WorkerFailed(f"{self.name} is gone") from None
         if said != what:
             raise WorkerFailed(f"{self.name}: {value}")
         return value
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        self._process.kill()
+        self._process.join()
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +88,8 @@ def _run(pipe: Connection, name: str, serve: Callable[..., None], args: tuple[An
     except (EOFError, KeyboardInterrupt):
         pass
     except Exception:
-        pipe.send(("failed", traceback.format_exc()))
+        with contextlib.suppress(OSError):  # who is not listened to any more need not complain
+            pipe.send(("failed", traceback.format_exc()))
     finally:
         for finish in _finishing:
             finish()

@@ -24,7 +24,7 @@ log = logging.getLogger("talkbus.broker")
 
 PIECES_A_TURN = 64
 
-_MORE = zmq.NOBLOCK | zmq.SNDMORE
+_NOW, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)  # numbers are quicker than the library's enums
 _DEAD = (zmq.EHOSTUNREACH, zmq.EAGAIN)
 
 
@@ -113,7 +113,7 @@ class Voice:
             send(route, _MORE)
             for frame in frames[:-1]:
                 send(frame, _MORE)
-            send(frames[-1], zmq.NOBLOCK)
+            send(frames[-1], _NOW)
         except zmq.ZMQError as error:
             if error.errno not in _DEAD:
                 raise

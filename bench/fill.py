@@ -1,0 +1,76 @@
+"""A store with a past, made by SQL in the broker's own file while no broker runs: what would take hours to send.
+
+Every row is as if it had been sent, delivered and shown: message, delivery, operation with its place in the journal,
+and entry of the search index. Only the digests and the chain of the journal are random.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+from bus import wire
+from bus.store import Store
+from bus.store_schema import STEP
+
+_DAYS = 10
+_COUNT = "WITH RECURSIVE n(i) AS (SELECT :first UNION ALL SELECT i + 1 FROM n WHERE i < :last) "
+_MESSAGES = (
+    _COUNT + "INSERT INTO messages SELECT i, lower(hex(randomblob(8))), 'aaaaaaaa', 'past', 'old-host', 'key', "
+    "'note', '', '', '', :since + i * :step, 0, 0, 120, CAST(printf("
+    "'message %07d speaks of topic%d and of word%d; the rest of it is there to have a common length', "
+    "i, i % 997, (i * 7919) % 20011) AS BLOB) FROM n"
+)
+_DELIVERIES = (
+    _COUNT + "INSERT INTO deliveries (mailbox, n, msg, name, step, open, stored_at, injected_at, injected_proof) "
+    f"SELECT 'bbbbbbbb', i, i, 'later', {STEP['injected']}, 0, :since + i * :step, :since + i * :step, 'bench' FROM n"
+)
+_OPS = (
+    _COUNT + "INSERT INTO ops SELECT i, :since + i * :step, :ob, i, 'send', randomblob(16), randomblob(16), 200, "
+    ":reply, 'past@old-host' FROM n"
+)
+OB = "0" * 32
+
+
+def fill(path: Path, count: int, *, indexed: bool = True) -> float:
+    """Add `count` messages to the store at `path`, made when it is not there; returns how many seconds it took.
+
+    With `indexed` off search does not know them yet, and the broker has that to do.
+    """
+    began = time.monotonic()
+    Store.open(path).close()
+    with sqlite3.connect(path, isolation_level=None) as db:
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute("PRAGMA cache_size = -200000")
+        first = int(db.execute("SELECT coalesce(max(row), 0) FROM messages").fetchone()[0]) + 1
+        last = first + count - 1
+        now = int(time.time() * 1000)
+        span = _DAYS * 86_400_000
+        reply = wire.pack([{"to": [{"name": "later", "host": "old-host", "status": "stored", "code": 200}]}, ""])
+        values = {"first": first, "last": last, "since": now - span, "step": max(1, span // (last + 1))}
+        db.execute("BEGIN")
+        if first == 1:
+            for ident, name in (("aaaaaaaa", "past"), ("bbbbbbbb", "later")):
+                row = (ident, "key", "old-host", name, 1, "", count, now - span, "{}")
+                sql = "INSERT INTO mailboxes (id, key, host, name, term, inst, top, active, meta) "
+                db.execute(sql + "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        db.execute(
+            "INSERT OR REPLACE INTO outboxes (id, key, high, floor) VALUES (?, 'key', ?, ?)", (OB, last, last + 1)
+        )
+        for sql in (_MESSAGES, _DELIVERIES):
+            db.execute(sql, values)
+        top = int(db.execute("SELECT coalesce(max(seq), 0) FROM ops").fetchone()[0])
+        ops = {**values, "first": top + 1, "last": top + count, "ob": OB, "reply": reply}
+        db.execute(_OPS, ops)
+        if indexed:
+            db.execute(
+                "INSERT INTO search (rowid, name, tag, body) SELECT row, name, tag, body FROM messages "
+                "WHERE row >= ?",
+                (first,),
+            )
+            db.execute("UPDATE meta SET value = ? WHERE name = 'indexed'", (last,))
+        db.execute("COMMIT")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    db.close()
+    return time.monotonic() - began

@@ -1,0 +1,34 @@
+"""The systems that are measured beside each other, and which of them are here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench import jetstream, mosquitto, ours, raw_zmq, redis_streams
+from bench.frame import left_out
+from bench.system import System
+
+ALL: tuple[System, ...] = (
+    ours.SYSTEM,
+    raw_zmq.SYSTEM,
+    jetstream.SYSTEM,
+    redis_streams.SYSTEM,
+    mosquitto.SYSTEM,
+)
+
+
+def present(systems: Sequence[System] = ALL) -> list[System]:
+    """Those that can be measured on this machine; the others are named with what is missing."""
+    found = []
+    for system in systems:
+        missing = system.missing()
+        if missing:
+            left_out(system.name, missing)
+        else:
+            found.append(system)
+    return found
+
+
+def promises() -> list[str]:
+    """What each promises on disk, which acknowledgement is counted and what limits were raised."""
+    return [system.note for system in ALL if not system.missing()]
