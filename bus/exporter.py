@@ -1,8 +1,8 @@
 """Metrics over HTTP, on the loopback address only: `GET /metrics`.
 
-Threads of its own, and a client of the broker like any other: it asks the query `stats` over a connection, at most once
-a second however often it is asked, so nobody who scrapes, or hangs while scraping, can hold up the broker's loop. It
-must not know how the broker works.
+Threads of its own, and a client of the broker like any other: it asks the query `stats` over a connection, at most
+once a second however often it is asked, so nobody who scrapes, or hangs while scraping, can hold up the broker's
+loop. It must not know how the broker works.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Logs as JSON lines in a file that is rotated: for a process that runs for weeks, and for programs that read them.
 
-One line has "ts" (UTC, to the millisecond), "level", "logger", "pid", "text", and "error" with a traceback where there
-was one. A line that the disk does not take is lost: a log never stops what it tells of. Knows nothing of the bus.
+One line has "ts" (UTC, to the millisecond), "level", "logger", "pid", "text", and "error" with a traceback where
+there was one. A line that the disk does not take is lost: a log never stops what it tells of. Knows nothing of the
+bus.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import json
 import logging
 import os
 import time
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 ROOT = "talkbus"
 OCTETS_MAX = 5 << 20  # of one file
@@ -70,10 +72,10 @@ class JsonLines(logging.Formatter):
 
 
 class _Rotating(RotatingFileHandler):
-    def _open(self) -> TextIO:
+    def _open(self) -> TextIOWrapper:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         handle = os.open(self.baseFilename, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o600)
-        return os.fdopen(handle, self.mode, encoding=self.encoding)
+        return TextIOWrapper(open(handle, "ab"), encoding=self.encoding, line_buffering=True)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """The disk is full, or the folder is gone: the line is lost."""

@@ -1,7 +1,7 @@
 """What the broker measures, in the text format of Prometheus. Pure.
 
-The table below is the list; docs/metrics.md shows it, and a test compares the two. Names nobody: whoever may connect to
-the port learns how much happens, not between whom.
+The table below is the list; docs/metrics.md shows it, and a test compares the two. Names nobody: whoever may connect
+to the port learns how much happens, not between whom.
 """
 
 from __future__ import annotations
