@@ -75,7 +75,7 @@ class _Rotating(RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         handle = os.open(self.baseFilename, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o600)
-        return open(handle, "a", encoding=self.encoding)
+        return TextIOWrapper(open(handle, "ab"), encoding=self.encoding, line_buffering=True)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """The disk is full, or the folder is gone: the line is lost."""

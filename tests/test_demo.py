@@ -127,7 +127,7 @@ def performed(tally: Tally, counter: Counter | None = None) -> Any:
 def test_the_command_fails_when_its_count_does(
     monkeypatch: pytest.MonkeyPatch, as_json: bool, repeated: int, unseen: int
 ) -> None:
-    def perform(_home: Any, tally: Tally, _screen: Any, steps: Any) -> Any:
+    def perform(_home: Any, tally: Tally, _screen: Any, steps: Any, pause_s: float) -> Any:
         idents = []
         for sender, own in steps.items():
             for number, step in enumerate(own):
@@ -250,14 +250,24 @@ def running_in(folder: Path) -> list[str]:
 
 
 def demo_process(folder: Path, *args: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "talkbus.py"), "demo", *args]
+    return started(folder, [sys.executable, str(ROOT / "talkbus.py"), "demo", *args])
+
+
+def tap_process(folder: Path, *args: str) -> subprocess.Popen[str]:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import talkbus; talkbus.tap()"
+    return started(folder, [sys.executable, "-P", "-c", code, *args])
+
+
+def started(folder: Path, command: list[str]) -> subprocess.Popen[str]:
     environ = os.environ | {"TMPDIR": str(folder), "TALKBUS_NAME": "not-for-the-demo", "TALKBUS_PORT": "1"}
     return subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
-    process = demo_process(tmp_path, "--messages", "120", "--json", "--seed", "3")
+    tap = tap_process(tmp_path, "--demo", "--json", "--bodies")
+    process = demo_process(tmp_path, "--messages", "120", "--json", "--seed", "3", "--pace", "60")
     out, err = process.communicate(timeout=100)
+    watched, remarks = tap.communicate(timeout=30)
     assert process.returncode == 0, err
     found = json.loads(out)
     assert found["ok"] is True
@@ -265,7 +275,11 @@ def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
     assert sorted(kill["what"] for kill in found["kills"]) == ["agent bob", "broker", "broker"]
     assert all(kill["recovered_s"] >= 0 for kill in found["kills"])
     assert found["state"]["ok"] and found["state"]["raised"] > 0
-    assert "broker killed" in err and "broker back after" in err
+    assert "broker killed" in err and "broker back after" in err and "zmq-tap --demo" in err
+    assert tap.returncode == 0 and "the demo has ended" in remarks, "the tap finds it, and its end"
+    told = [json.loads(line) for line in watched.splitlines()]
+    assert {"snapshot", "lost", "missed", "stored", "injected"} <= {line["event"] for line in told}
+    assert any(line.get("body") for line in told)
     assert list(tmp_path.iterdir()) == []
     assert running_in(tmp_path) == []
 

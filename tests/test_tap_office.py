@@ -12,7 +12,7 @@ from agent.tap import office as office_
 from agent.tap.cells import as_text, width
 from agent.tap.items import Item
 from agent.tap.office import ARROW, LISTENS, MISSED, REFUSED, TALKS, Office, Scene
-from agent.tap.office_scene import SIZES, draw
+from agent.tap.office_scene import draw
 from tests.story import HOSTILE, LOST, MANY, ONE, PEERS, START, STORY, compare, event, row, snapshot, step, stored
 
 
@@ -180,9 +180,7 @@ def test_desks_shrink_before_anybody_is_left_out() -> None:
     for count in range(1, 46):
         peers = [row(f"{n:08x}", f"s{n}x") for n in range(count)]
         text = seen(after(snapshot(peers=peers)).scene(START), 80, 24)
-        missing = [p["name"] for p in peers if p["name"] not in text]
-        assert not missing or (len(missing) > 0 and f"and {len(missing)} more" in text), (count, missing)
-        assert count > 5 * (24 - 2 - 7 - 2) // SIZES[-1].high or not missing
+        assert not [p["name"] for p in peers if p["name"] not in text], count
 
 
 WILD = st.text(max_size=40) | st.just(HOSTILE) | st.just("日本語の名前" * 5) | st.just("e\u0301" * 20) | st.integers()

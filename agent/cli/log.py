@@ -67,7 +67,7 @@ class _Sieve:
 
 
 def _follow(view: Any, limit: int, after: int | None, sieve: _Sieve, count: int | None, as_json: bool) -> int:
-    from agent.cli.tap import Printer
+    from agent.cli.tap_lines import Printer
     from agent.tap.choosing import Choice
     from agent.tap.live import live
 

@@ -19,7 +19,7 @@ from agent.tap.items import Item
 from agent.tap.recording import Recording
 
 if TYPE_CHECKING:
-    from agent.cli.tap import Wanted
+    from agent.cli.tap_source import Wanted
     from agent.tap.cells import Segment
     from agent.tap.office import Office
     from agent.tap.top import Top
@@ -124,7 +124,7 @@ def run_top(call: Call, wanted: Wanted, as_json: bool, count: int | None) -> int
 
 
 def _printed(call: Call, wanted: Wanted, as_json: bool, count: int | None) -> int:
-    from agent.cli.tap import opened
+    from agent.cli.tap_source import opened
     from agent.tap.top import Top
 
     top, clock = Top(), Clock(wanted.speed if wanted.replay is not None else None)
@@ -163,7 +163,7 @@ def _on_screen(call: Call, wanted: Wanted, picture: Callable[[Clock], Any]) -> i
     _must_be_a_terminal()
     if wanted.replay is not None:
         Recording(wanted.replay)  # what is wrong with it is told before the screen is taken
-    from agent.cli.tap import opened
+    from agent.cli.tap_source import opened
 
     if wanted.demo:
         # Waiting for one is told on the screen as it is.

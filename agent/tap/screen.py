@@ -209,7 +209,7 @@ def show(picture: Picture, source: Source, over: str = "") -> int:
     """Run it; the exit code. What ended it, if it was a fault, is raised when the terminal is as it was."""
     screen = Terminal(picture, source, over)
     try:
-        code = screen.run()
+        code = screen.run(mouse=False)  # so that text can be selected
     finally:
         source.stop()
     failure = screen.failure

@@ -33,12 +33,14 @@ _LEAD = "import fcntl,os,sys,termios;fcntl.ioctl(0,termios.TIOCSCTTY,0);os.execv
 class Terminal:
     """One program and its terminal. `raw` is all it ever wrote; `screen` what a user would see now."""
 
-    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], rows: int = ROWS, columns: int = COLUMNS
+    ) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._change = threading.Condition()
         self._raw = bytearray()
-        self._drawn = Screen(ROWS, COLUMNS)
+        self._drawn = Screen(rows, columns)
         self._over = False
         lead = [sys.executable, "-I", "-S", "-c", _LEAD, *command]
         self._process = subprocess.Popen(
@@ -69,6 +71,12 @@ class Terminal:
     def reads_keys(self) -> bool:
         """True when the program takes single keys: before that a carriage return would become a newline."""
         return not termios.tcgetattr(self._master)[3] & termios.ICANON
+
+    def resize(self, rows: int, columns: int) -> None:
+        """As when somebody draws the window larger or smaller; what is shown is forgotten."""
+        with self._change:
+            self._drawn = Screen(rows, columns)
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def write(self, keys: str) -> None:
         """Keys as they are, in one write."""
