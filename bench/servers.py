@@ -29,7 +29,7 @@ def missing(name: str, package: str, module: str, client: str) -> str:
     wanted = []
     if program(name) is None:
         wanted.append(f"apt-get install {package}")
-    if util.find_spec(module) is None:
+    if not _installed(module):
         wanted.append(f"pip install {client}, or 'talkbus[bench]'")
     return "; ".join(wanted)
 
@@ -97,3 +97,11 @@ def running(command: Callable[[int], Sequence[str]], folder: Path) -> Iterator[S
         yield server
     finally:
         server.stop()
+
+
+def _installed(module: str) -> bool:
+    """Whether a module, or one within a package, could be imported."""
+    try:
+        return util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
