@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agent.session import Session
@@ -49,7 +49,7 @@ ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP"
 
 def run(home: Home, config: Config, environ: Mapping[str, str]) -> int:
     """Serve until the client has gone; the exit code. What goes wrong at the start is one line on stderr."""
-    from agent.delivery.stdio import take_over
+    from agent.delivery.takeover import take_over
 
     _log_to_stderr(config.log_level)
     with _signals():
@@ -63,6 +63,7 @@ def run(home: Home, config: Config, environ: Mapping[str, str]) -> int:
             # Nothing of ours may print between the lines of the wire, so it is taken before anything runs.
             wire = take_over()
             session.start()
+            _load_sdk()
             asyncio.run(Agent(session, home, config, environ).serve(wire))
         except BusError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -74,6 +75,17 @@ def run(home: Home, config: Config, environ: Mapping[str, str]) -> int:
             logs.close(kept)
             gc.freeze()  # what the SDK left is not worth a last look: it is most of the time the end takes
     return 0
+
+
+def _load_sdk() -> None:
+    """Import what takes most of the start, without the collector: of all that this makes nothing is garbage."""
+    gc.disable()
+    try:
+        for name in ("mcp.server.lowlevel", "agent.delivery.stdio"):
+            import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class Agent:

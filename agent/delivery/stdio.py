@@ -1,8 +1,8 @@
 """JSON-RPC lines over stdin and stdout, with word of every response: written to a living client, or not.
 
-The descriptors are taken over, so that nothing else in this process can write between the lines. Reading and writing
-have a thread each and no buffer of Python's: a thread that blocks there holds no lock the interpreter needs at its
-end. It must not know tools or messages.
+The descriptors were taken over (takeover.py), so nothing else in this process can write between the lines. Reading
+and writing have a thread each and no buffer of Python's: a thread that blocks there holds no lock the interpreter
+needs at its end. It must not know tools or messages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import queue
-import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -25,25 +24,6 @@ _READ = 65536
 
 Fate = Literal["shown", "unsure", "never"]
 Answered = Callable[[Any, Fate], None]
-
-
-def take_over() -> tuple[int, int]:
-    """Descriptors for the wire. From now on prints go to stderr, and whoever reads stdin finds its end."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        for descriptor in (0, 1):
-            msvcrt.setmode(descriptor, os.O_BINARY)
-        return 0, 1
-    wire = os.dup(0), os.dup(1)
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    try:
-        os.dup2(2, 1)
-    except OSError:
-        os.dup2(null, 1)
-    os.close(null)
-    return wire
 
 
 class Reader:
