@@ -66,8 +66,8 @@ def find_place(folder: Path) -> Place:
         git = _git_dir(above / ".git")
         if git is not None:
             common = _common_dir(git)
-            return Place(str(folder), _remote(common) or str(above), _branch(git))
-    return Place(str(folder), str(folder), "")
+            return Place(_plain(str(folder)), _plain(_remote(common) or str(above)), _plain(_branch(git)))
+    return Place(_plain(str(folder)), _plain(str(folder)), "")
 
 
 def identify(config: Config, environ: Mapping[str, str]) -> Identity:
@@ -87,6 +87,11 @@ def identify(config: Config, environ: Mapping[str, str]) -> Identity:
         start_time(parent) or "",
         once,
     )
+
+
+def _plain(text: str) -> str:
+    """Without the octets of a path that are no UTF-8: nothing that is sent could hold them."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _run_name(place: Place) -> str:

@@ -85,6 +85,7 @@ async def _wait(desk: Desk, ident: str, reply: asyncio.Future[Settled], wait: in
         if said is None and reply.done():
             settled = reply.result()
             said = not_sent(settled, ident)
-            if "offline" in said and not given:
+            rows = settled.result.get("to") or [{}]
+            if "offline" in str(rows[0].get("text", "")) and not given:
                 end = min(end, clock() + OFFLINE_S)
     return said

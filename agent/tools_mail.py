@@ -22,6 +22,7 @@ from bus import names, wire
 from bus.errors import Code
 
 REPLY_S = 0.3  # how long a result waits for the broker's word
+TOLD_MAX = 20  # recipients of one message that a result lists
 QUERY_S = 4.0
 WAIT_MAX_S = 55
 REFILL_S = 1.5
@@ -86,13 +87,17 @@ def queued(desk: Desk, ident: str) -> str:
 def not_sent(settled: Settled, ident: str) -> str:
     """What the broker said of a send, per recipient; ToolError when nobody got it."""
     rows = settled.result.get("to")
+    if settled.code < 300 and settled.result.get("large") and not isinstance(rows, list):
+        return f"id {ident}; stored for all of them (too many to list: message_status)"
     if not isinstance(rows, list) or not rows:
         raise ToolError(f"not sent: {settled.text or 'the broker refused it'} (code {settled.code})")
     lines = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: -int(row.get("code", 0)))[:TOLD_MAX]:
         name = f"{row.get('name', '?')}@{row['host']}" if row.get("host") else str(row.get("name", "?"))
         why = f" ({render.safe(str(row['text']))})" if row.get("text") else ""
         lines.append(f"{render.safe(name)}: {row.get('status', '?')}{why}")
+    if len(rows) > TOLD_MAX:
+        lines.append(f"and {len(rows) - TOLD_MAX} more (message_status)")
     if all(row.get("status") == "refused" for row in rows):
         raise ToolError("not sent: " + "; ".join(lines))
     return f"id {ident}; " + "; ".join(lines)
@@ -261,7 +266,8 @@ async def ack(desk: Desk, args: Args) -> str:
             raise ToolError(f"not acknowledged: {settled.text} (code {settled.code})")
         lines.append(f"acknowledged {len(idents)}")
     except TimeoutError:
-        lines.append(f"acknowledged {len(idents)}; that is on disk and goes out when the broker is reachable")
+        doubt = "" if found else ", and so far nobody could check the ids"
+        lines.append(f"queued: {len(idents)} acknowledged on disk; goes out when the broker is reachable{doubt}")
     if note:
         lines += [await _note(desk, sender, ident, note) for sender, ident in (found or {}).items()]
     return "; ".join(lines)
@@ -270,7 +276,9 @@ async def ack(desk: Desk, args: Args) -> str:
 async def _senders(desk: Desk, idents: Sequence[str], must: bool) -> dict[str, str] | None:
     """Sender -> the first of these that he sent. None where the broker cannot be asked and need not."""
     try:
-        rows = (await query(desk, "inbox", {"ids": list(idents)}, QUERY_S if must else REPLY_S)).rows
+        rows = (
+            await query(desk, "inbox", {"ids": list(idents), "limit": len(idents)}, QUERY_S if must else REPLY_S)
+        ).rows
     except ToolError as error:
         if must:
             raise ToolError(f"nothing was acknowledged, for the note cannot be addressed: {error}") from error

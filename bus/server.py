@@ -168,16 +168,16 @@ class Shell:
     def _timeout(self) -> int:
         """How long to sleep, in ms."""
         mono = time.monotonic()
-        waits = [float(SLEEP_MAX_MS), (self._order_at - mono) * 1000]
+        waits = [float(SLEEP_MAX_MS)]
         if self._door.events_closed:
             waits.append(REBIND_S * 1000)
         deadline = self.broker.deadline()
         if deadline is not None:
             waits.append(deadline - self._clock())
-        due = self._chores.due()
-        if due is not None:
-            waits.append((due - mono) * 1000)
-        if not self.broker.core.writable:
+        if self.broker.core.writable:
+            due = self._chores.due()
+            waits += [(at - mono) * 1000 for at in (self._order_at, due) if at is not None]
+        else:  # what is owed waits for the disk, too
             waits.append((self._probe_at - mono) * 1000)
         # Rounded up: a sleep that ends just before the deadline would be followed by others of 0 ms.
         return max(0, int(min(waits) + 0.999))
@@ -306,9 +306,9 @@ class Shell:
             self._chores.work()
 
     def _probe(self, mono: float) -> None:
-        """Does the disk take a write again? Writes what stands there already."""
+        """Does the disk take a write again? SQLite writes no page that stays as it was, so the value is a new one."""
         try:
-            self._store.apply([PutMeta("prune_before", self.broker.world.prune_before)])
+            self._store.apply([PutMeta("probed", time.time_ns())])
         except StoreError as error:
             if not error.full:
                 raise

@@ -152,7 +152,10 @@ def occupy(core: Core, session: Session, mailbox: Mailbox, meta: dict[str, Any],
     """This session holds that mailbox from now on, and no other."""
     former = held_by(core, session) if rise else None
     if former is not None and former is not mailbox:
-        forget_former(core, former)
+        if _another_process(former.meta, meta):
+            displace(core, former, session.inst)  # it lives, and would come back to take what it was not told it lost
+        else:
+            forget_former(core, former)
         former.inst = ""
         core.changed(former)
         core.emit("peer.gone", id=former.id, name=former.name, host=former.host)
@@ -169,6 +172,14 @@ def occupy(core: Core, session: Session, mailbox: Mailbox, meta: dict[str, Any],
     core.changed(mailbox)
     told = {key: brief(mailbox.meta.get(key, "")) for key in ("kind", "summary", "wake")}
     core.emit("peer.open", id=mailbox.id, name=mailbox.name, host=mailbox.host, term=mailbox.term, **told)
+
+
+def _another_process(former: dict[str, Any], meta: dict[str, Any]) -> bool:
+    """Whether two sessions of one instance are two processes: a client that was started twice with one session id."""
+    return bool(former.get("pid") and meta.get("pid")) and (former["pid"], former.get("start")) != (
+        meta["pid"],
+        meta.get("start"),
+    )
 
 
 def displace(core: Core, mailbox: Mailbox, by: str) -> None:

@@ -12,6 +12,7 @@ import click
 
 from agent.cli import exits, show
 from agent.cli.call import Call, Rows, acting, as_json, pass_call
+from agent.cli.finite import Finite
 from agent.cli.follow import following
 from agent.cli.inbox import READER_S, left_this_process, mark
 from agent.cli.letters import message, print_letters
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @drafting
-@click.option("--timeout", type=click.FloatRange(0), default=45.0, show_default=True, metavar="S", help="How long.")
+@click.option("--timeout", type=Finite(0), default=45.0, show_default=True, metavar="S", help="How long.")
 @acting
 @as_json
 @pass_call

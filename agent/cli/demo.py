@@ -25,6 +25,7 @@ from agent.cli.call import as_json
 from agent.cli.demo_count import Tally
 from agent.cli.demo_find import PREFIX
 from agent.cli.demo_plan import plan
+from agent.cli.finite import Finite
 
 if TYPE_CHECKING:
     from agent.cli.demo_run import Show
@@ -38,7 +39,7 @@ _SHOWN = "shown: the tool result that carried the message's id reached a live MC
 @click.command()
 @click.option("--messages", default=1000, show_default=True, type=click.IntRange(30, 1500), help="How many to send.")
 @click.option("--seed", default=1, show_default=True, help="Who sends what to whom.")
-@click.option("--pace", type=click.FloatRange(0.1, 1000), metavar="N", help="About N messages a second, to watch it.")
+@click.option("--pace", type=Finite(0.1, 1000), metavar="N", help="About N messages a second, to watch it.")
 @click.option("--keep", is_flag=True, help="Keep the temporary folder, with databases and logs.")
 @as_json
 def demo(messages: int, seed: int, pace: float | None, keep: bool, as_json: bool) -> int:

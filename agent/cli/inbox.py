@@ -16,6 +16,7 @@ import click
 
 from agent.cli import exits, show
 from agent.cli.call import Call, Rows, acting, as_json, pass_call
+from agent.cli.finite import Finite
 from agent.cli.follow import following
 from agent.cli.letters import message, print_letters
 
@@ -71,7 +72,7 @@ class Reader:
 @click.command()
 @click.option("--peek", is_flag=True, help="Leave it unread.")
 @click.option("--all", "everything", is_flag=True, help="Also what was read before.")
-@click.option("--wait", type=click.FloatRange(0), metavar="S", help="Wait up to S seconds for something to come.")
+@click.option("--wait", type=Finite(0), metavar="S", help="Wait up to S seconds for something to come.")
 @click.option("--tag", metavar="T", help="Only messages with this tag.")
 @click.option("--from", "sender", metavar="NAME", help="Only messages of this sender.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, metavar="N")

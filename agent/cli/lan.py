@@ -13,6 +13,7 @@ import click
 
 from agent.cli import exits, lan_join, show
 from agent.cli.call import Call, as_json, pass_call
+from agent.cli.finite import Finite
 from agent.cli.lan_hub import (
     EVERYWHERE,
     HERE,
@@ -132,7 +133,7 @@ def down(call: Call, as_json: bool) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), metavar="P", help="The same for the port of sessions.")
 @click.option("--events-port", type=click.IntRange(1, 65535), metavar="P", help="The same for activity.")
 @click.option("--enrolment-port", type=click.IntRange(1, 65535), metavar="P", help="The same for this pairing.")
-@click.option("--minutes", type=click.FloatRange(0.05, 10), default=10.0, show_default=True, help="How long.")
+@click.option("--minutes", type=Finite(0.05, 10), default=10.0, show_default=True, help="How long.")
 @click.option("--cancel", is_flag=True, help="Withdraw the invitation that is open.")
 @click.option("--wait", is_flag=True, help="Stay until a machine has joined, and tell its fingerprint.")
 @as_json

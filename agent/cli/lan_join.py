@@ -12,6 +12,7 @@ import click
 
 from agent.cli import show
 from agent.cli.call import Call, as_json, fetch, pass_call
+from agent.cli.finite import Finite
 
 if TYPE_CHECKING:
     from bus.config import Hub
@@ -133,7 +134,7 @@ def hub(call: Call, address: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(0.5, 30), default=3.0, show_default=True, help="How long to look.")
+@click.option("--seconds", type=Finite(0.5, 30), default=3.0, show_default=True, help="How long to look.")
 @as_json
 @pass_call
 def find(call: Call, seconds: float, as_json: bool) -> None:

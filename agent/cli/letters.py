@@ -21,6 +21,7 @@ def message(value: dict[str, Any], body: bytes) -> dict[str, Any]:
         "reply_to": value.get("re", ""),
         "thread": value.get("thread", ""),
         "ts": value.get("ts", 0),
+        "again": bool(value.get("again")),
         "body": body.decode("utf-8", "replace"),
     }
 

@@ -15,6 +15,7 @@ import click
 
 from agent.cli import exits, show
 from agent.cli.call import Call, acting, as_json, pass_call
+from agent.cli.finite import Finite
 from agent.cli.keyboard import at_keyboard
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def drafting(command: F) -> F:
             click.option("--file", "file", metavar="PATH", help="Take the text from a file (at most 256 KiB)."),
             click.option("--tag", metavar="T", help="A tag to filter by: handoff, question, status, error, …"),
             click.option("--reply-to", metavar="ID", help="The message this one answers."),
-            click.option("--ttl", type=click.FloatRange(0.001), metavar="S", help="Expire unread after S seconds."),
+            click.option("--ttl", type=Finite(0.001), metavar="S", help="Expire unread after S seconds."),
             click.option("--new", is_flag=True, help="Open a mailbox for a name nobody has had."),
             click.option("--raw", is_flag=True, help="Send secrets in the text as they are. For a person only."),
         )

@@ -9,6 +9,7 @@ import click
 
 from agent.cli import show
 from agent.cli.call import Call, acting, as_json, fetch, pass_call
+from agent.cli.finite import Finite
 
 if TYPE_CHECKING:
     from bus.client import View
@@ -30,7 +31,7 @@ FIELDS = (
 
 
 @click.command()
-@click.option("--active-within", type=click.FloatRange(0), metavar="MIN", help="Only those heard from since.")
+@click.option("--active-within", type=Finite(0), metavar="MIN", help="Only those heard from since.")
 @click.option("--scope", type=click.Choice(["machine", "folder", "repo"]), help="Only those near this folder.")
 @click.option("--all", "everyone", is_flag=True, help="Also those who are gone, people, services and old mailboxes.")
 @as_json
@@ -196,7 +197,7 @@ def take(call: Call, name: str, fresh: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("minutes", type=click.FloatRange(0.01, 10_080), metavar="MIN")
+@click.argument("minutes", type=Finite(0.01, 10_080), metavar="MIN")
 @acting
 @as_json
 @pass_call

@@ -9,6 +9,7 @@ import click
 
 from agent.cli import exits, show
 from agent.cli.call import Call, acting, as_json, pass_call
+from agent.cli.finite import Finite
 
 DAY_MS = 86_400_000
 LOOK_S = 0.2
@@ -16,7 +17,7 @@ LONGEST_S = 600.0
 
 
 @click.command()
-@click.option("--older-than", "days", type=click.FloatRange(0), required=True, metavar="DAYS", help="Age in days.")
+@click.option("--older-than", "days", type=Finite(0), required=True, metavar="DAYS", help="Age in days.")
 @click.option("--dry-run", is_flag=True, help="Only tell how much would go.")
 @acting
 @as_json

@@ -10,6 +10,7 @@ import click
 
 from agent.cli import exits, show
 from agent.cli.call import Call, acting, as_json, fetch, pass_call
+from agent.cli.finite import Finite
 from agent.cli.follow import following
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def get(call: Call, key: str, as_json: bool) -> None:
 @click.option(
     "--if-version", type=click.IntRange(0), metavar="N", help="Only if it is at version N; 0: if it is new."
 )
-@click.option("--ttl", type=click.FloatRange(0.001), metavar="S", help="Forget it after S seconds.")
+@click.option("--ttl", type=Finite(0.001), metavar="S", help="Forget it after S seconds.")
 @acting
 @as_json
 @pass_call
@@ -177,7 +178,7 @@ def list_(call: Call, prefix: str, project: str | None, as_json: bool) -> None:
 @state.command("watch")
 @click.argument("prefix", default="")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N changes.")
-@click.option("--timeout", type=click.FloatRange(0), metavar="S", help="End after S seconds, with exit code 4.")
+@click.option("--timeout", type=Finite(0), metavar="S", help="End after S seconds, with exit code 4.")
 @as_json
 @pass_call
 def watch(call: Call, prefix: str, count: int | None, timeout: float | None, as_json: bool) -> int:

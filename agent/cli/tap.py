@@ -14,6 +14,7 @@ import click
 
 from agent.cli import exits, show
 from agent.cli.call import Call, pass_call
+from agent.cli.finite import Finite
 from agent.cli.tap_lines import Printer
 from agent.cli.tap_source import Wanted, opened
 from agent.tap.choosing import CLASSES, KINDS, Choice
@@ -37,11 +38,9 @@ def _no_pools(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 @click.option("--pool", metavar="NAME", callback=_no_pools, expose_value=False, help="There are no pools yet.")
 @click.option("--record", type=click.Path(path_type=Path), metavar="FILE", help="Also write everything to FILE.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Play FILE instead of a bus.")
-@click.option(
-    "--speed", type=click.FloatRange(0, 10_000), metavar="X", help="With --replay: X times as fast; 0: at once."
-)
+@click.option("--speed", type=Finite(0, 10_000), metavar="X", help="With --replay: X times as fast; 0: at once.")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N events; with --top, after N tables.")
-@click.option("--timeout", type=click.FloatRange(0), metavar="S", help="End after S seconds, with exit code 4.")
+@click.option("--timeout", type=Finite(0), metavar="S", help="End after S seconds, with exit code 4.")
 @click.option("--demo", is_flag=True, help="Look at a running 'talkbus demo'; wait for one.")
 @pass_call
 def tap(

@@ -32,17 +32,20 @@ def why(call: Call, ident: str, as_json: bool) -> None:
     from bus.errors import Refused, Unreachable
 
     row = call.person.sent(ident)
+    local = False
     try:
         with call.view() as view:
             told = _ladders([value for value, _ in fetch(view, "why", {"id": row.id if row else ident})])
     except (Refused, Unreachable):
         if row is None or row.op != "send":
             raise
-        told = _local(row, call.person.name)
+        told, local = _local(row, call.person.name), True
     if as_json:
         show.document(told)
     else:
         _show_ladders(told)
+        if local:
+            show.note("as of then: the bus could not be asked, or has pruned it since")
 
 
 def _ladders(rows: list[dict[str, Any]]) -> dict[str, Any]:
