@@ -13,7 +13,22 @@ from agent.tap.cells import as_text, width
 from agent.tap.items import Item
 from agent.tap.office import ARROW, LISTENS, MISSED, REFUSED, TALKS, Office, Scene
 from agent.tap.office_scene import draw
-from tests.story import HOSTILE, LOST, MANY, ONE, PEERS, START, STORY, compare, event, row, snapshot, step, stored
+from tests.story import (
+    HOSTILE,
+    LOST,
+    MANY,
+    ONE,
+    PEERS,
+    SCREENS,
+    START,
+    STORY,
+    compare,
+    event,
+    row,
+    snapshot,
+    step,
+    stored,
+)
 
 
 def after(*items: Item) -> Office:
@@ -209,3 +224,14 @@ def test_whatever_is_told_every_row_has_its_width(
         )
     text = seen(office.scene(START + 100), wide, high, ascii_only)
     assert not set(text) & set("\x1b\x07\x9b\r\u202e\u2066")
+
+
+def test_the_readme_shows_the_screens_as_they_are() -> None:
+    readme = (SCREENS.parents[1] / "README.md").read_text(encoding="utf-8")
+    for name in ("office-many-80x24", "top-120x12"):
+        _, mark, rest = readme.partition(f"<!-- screen: {name} -->\n```\n")
+        shown = rest.partition("```")[0]
+        kept = (SCREENS / f"{name}.txt").read_text(encoding="utf-8")
+        assert mark and [line for line in kept.splitlines() if line] == [
+            line for line in shown.splitlines() if line
+        ], name
