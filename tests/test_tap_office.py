@@ -141,6 +141,15 @@ def test_unread_is_counted() -> None:
     assert [(d.name, d.unread) for d in office.scene(START).desks] == [("bob", 5)]
 
 
+def test_what_was_held_and_is_released_is_one_copy() -> None:
+    held = stored(START, ONE)
+    held.told["event"] = "held"
+    office = after(snapshot(), held, stored(START + 5000, ONE))
+    desk = next(d for d in office.scene(START + 5000).desks if d.name == "bob")
+    assert (desk.unread, desk.mood) == (1, "listening")
+    assert office.scene(START).messages == 1
+
+
 def test_a_lost_connection_is_seen_and_what_was_missed() -> None:
     office = after(snapshot(), Item(START, "lost", {"text": "x"}))
     assert office.scene(START).remark.startswith("the connection is lost")
