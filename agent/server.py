@@ -59,6 +59,7 @@ def run(home: Home, config: Config, environ: Mapping[str, str]) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
         kept = logs.to_file(session.seat.database.with_name("agent.jsonl"), config.log_level, LOG_MAX, 1)
+        log.debug("%% serving as %s", session.seat.name)
         try:
             # Nothing of ours may print between the lines of the wire, so it is taken before anything runs.
             wire = take_over()

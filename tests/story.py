@@ -80,7 +80,7 @@ STORY = [
     step(START + 1400, "injected", ONE, **{"from": "ada", "from_host": "mars", "kind": "task"}),
     event(START + 1600, "peer.open", id="d4", name="dan", host="venus", term=2, kind="session"),
     *(
-        stored(START + 2000, MANY, to, host, box, kind="note")
+        stored(START + 2000, MANY, to, host, box, kind="note", body="deploying at noon, please hold your pushes")
         for to, host, box in (("bob", "mars", "b2"), ("cleo", "venus", "c3"), ("dan", "venus", "d4"))
     ),
     event(
@@ -92,6 +92,7 @@ STORY = [
             "from_host": "mars",
             "to": "nobody",
             "host": "",
+            "kind": "task",
             "code": 404,
             "text": "nobody is called so",
         },

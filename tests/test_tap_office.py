@@ -13,7 +13,22 @@ from agent.tap.cells import as_text, width
 from agent.tap.items import Item
 from agent.tap.office import ARROW, LISTENS, MISSED, REFUSED, TALKS, Office, Scene
 from agent.tap.office_scene import draw
-from tests.story import HOSTILE, LOST, MANY, ONE, PEERS, START, STORY, compare, event, row, snapshot, step, stored
+from tests.story import (
+    HOSTILE,
+    LOST,
+    MANY,
+    ONE,
+    PEERS,
+    SCREENS,
+    START,
+    STORY,
+    compare,
+    event,
+    row,
+    snapshot,
+    step,
+    stored,
+)
 
 
 def after(*items: Item) -> Office:
@@ -126,6 +141,15 @@ def test_unread_is_counted() -> None:
     assert [(d.name, d.unread) for d in office.scene(START).desks] == [("bob", 5)]
 
 
+def test_what_was_held_and_is_released_is_one_copy() -> None:
+    held = stored(START, ONE)
+    held.told["event"] = "held"
+    office = after(snapshot(), held, stored(START + 5000, ONE))
+    desk = next(d for d in office.scene(START + 5000).desks if d.name == "bob")
+    assert (desk.unread, desk.mood) == (1, "listening")
+    assert office.scene(START).messages == 1
+
+
 def test_a_lost_connection_is_seen_and_what_was_missed() -> None:
     office = after(snapshot(), Item(START, "lost", {"text": "x"}))
     assert office.scene(START).remark.startswith("the connection is lost")
@@ -209,3 +233,14 @@ def test_whatever_is_told_every_row_has_its_width(
         )
     text = seen(office.scene(START + 100), wide, high, ascii_only)
     assert not set(text) & set("\x1b\x07\x9b\r\u202e\u2066")
+
+
+def test_the_readme_shows_the_screens_as_they_are() -> None:
+    readme = (SCREENS.parents[1] / "README.md").read_text(encoding="utf-8")
+    for name in ("office-many-80x24", "top-120x12"):
+        _, mark, rest = readme.partition(f"<!-- screen: {name} -->\n```\n")
+        shown = rest.partition("```")[0]
+        kept = (SCREENS / f"{name}.txt").read_text(encoding="utf-8")
+        assert mark and [line for line in kept.splitlines() if line] == [
+            line for line in shown.splitlines() if line
+        ], name

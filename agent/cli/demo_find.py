@@ -11,14 +11,19 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from agent.cli import exits, show
 from agent.cli.call import Call
 from bus.config import Home, home, load
 from bus.daemon import published, stopped
+from bus.errors import Unreachable
+
+if TYPE_CHECKING:
+    from bus.client import View
 
 PREFIX = "talkbus-demo-"
+OPEN_S = 5.0
 _LOOK_S = 0.1
 
 T = TypeVar("T")
@@ -41,6 +46,22 @@ def at_demo(call: Call, timeout: float | None) -> Call:
     there.__dict__["home"] = found
     there.__dict__["config"] = load(found, environ)
     return there
+
+
+def view_of(call: Call, timeout: float | None) -> tuple[Call, View]:
+    """A look at a demo, whose broker may be dead just now, or which may have ended before it was looked at.
+
+    The call is one at that demo. TimedOut after `timeout` s.
+    """
+    from bus.client import View
+
+    until = time.monotonic() + timeout if timeout is not None else float("inf")
+    while True:
+        left = None if timeout is None else max(0.0, until - time.monotonic())
+        there = at_demo(call, left)
+        with suppress(Unreachable):
+            return there, View.open(there.home, there.config, OPEN_S)
+        time.sleep(_LOOK_S)
 
 
 def running() -> Home | None:

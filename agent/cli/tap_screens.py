@@ -45,7 +45,7 @@ class Clock:
     def __call__(self) -> int:
         if self._speed is None:
             return max(show.now_ms(), self._item)
-        return self._item + int((time.monotonic() - self._since) * 1000 * max(self._speed, 1.0))
+        return self._item + int((time.monotonic() - self._since) * 1000 * (self._speed or 1.0))
 
 
 class OfficePicture:

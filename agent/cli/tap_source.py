@@ -54,10 +54,12 @@ def opened(
 
 def _of_a_bus(stack: ExitStack, call: Call, wanted: Wanted, pulse: float) -> Iterator[Item | None]:
     if wanted.demo:
-        from agent.cli.demo_find import at_demo
+        from agent.cli.demo_find import view_of
 
-        call = at_demo(call, wanted.timeout)
-    view = stack.enter_context(call.view(start=False))
+        call, found = view_of(call, wanted.timeout)
+        view = stack.enter_context(found)
+    else:
+        view = stack.enter_context(call.view(start=False))
     items = live(
         view,
         show.now_ms,

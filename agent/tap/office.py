@@ -210,14 +210,15 @@ class Office:
         step = text(told, "event")
         entry = self._entry(at, told, step)
         to = (safe(text(told, "to")), safe(text(told, "host")))
-        if entry is not None:
-            before = entry.copies.get(to, "")
-            if before not in _CLIMB or (step in _CLIMB and _CLIMB.index(step) > _CLIMB.index(before)):
-                entry.copies[to] = step
+        before = entry.copies.get(to, "") if entry else ""
+        climbs = before not in _CLIMB or (step in _CLIMB and _CLIMB.index(step) > _CLIMB.index(before))
+        if entry is not None and climbs:
+            entry.copies[to] = step
         target = self._people.get(text(told, "mailbox")) or self._find(*to)
         sender = self._find(text(told, "from"), text(told, "from_host")) if text(told, "from") else None
         if step in ("stored", "held") and sender and target and entry:
             self._speak(at, sender, target, entry)
+            target.unread += before != "held"  # what a person released was counted before
         elif step == "refused" and sender and entry:
             sender.refused_until, sender.met = at + REFUSED, True
             sender.bubble = f"✗ {to[0]}: {safe(text(told, 'text')[:TEXT_MAX]) or 'refused'}"
@@ -229,7 +230,7 @@ class Office:
     def _speak(self, at: int, sender: Person, target: Person, entry: Entry) -> None:
         sender.talks_until, sender.bubble, sender.met = at + TALKS, entry.what, True
         sender.facing, sender.refused_until = target.id, 0
-        target.unread, target.met = target.unread + 1, True
+        target.met = True
         target.listens_until = at + ARROW + LISTENS
         if target.talks_until <= at:
             target.facing = sender.id

@@ -133,4 +133,5 @@ def test_an_agent_keeps_a_log_beside_its_database(bus: Bus, tmp_path: Path) -> N
     bus.run("mcp", stdin=frames, env=bus.env(TALKBUS_NAME="api", TALKBUS_LOG="debug"))
     (path,) = (bus.root / "state" / "agents").glob("*/agent.jsonl")
     assert path.stat().st_mode & 0o777 == 0o600
-    assert all(json.loads(line)["logger"] == "agent" for line in path.read_text("ascii").splitlines())
+    lines = [json.loads(line) for line in path.read_text("ascii").splitlines()]
+    assert {line["logger"] for line in lines} == {"agent"} and lines[0]["text"] == "% serving as api"
