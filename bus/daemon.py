@@ -73,7 +73,7 @@ def unpublish(home: Home, record: Record) -> None:
 
 def published(home: Home) -> Record | None:
     """The running broker; None when nothing usable is published or its process is gone."""
-    for path in _records(home):
+    for path in _believed(home):
         record = _read_record(path)
         if record and alive(record.pid, record.start):
             return record
@@ -139,6 +139,12 @@ def _records(home: Home) -> tuple[Path, ...]:
     # A runtime directory may be removed at log-out, or differ between two logins, while the broker lives on:
     # the copy beside the lock is found by whoever shares the broker.
     return (home.record, home.state / home.record.name)
+
+
+def _believed(home: Home) -> tuple[Path, ...]:
+    # The platform's runtime directory is one for all HOMEs of a user: what stands there may be another bus's, and
+    # 'down' would end that. The copy in the state directory is this one's for certain.
+    return _records(home) if home.root else _records(home)[1:]
 
 
 def _read_record(path: Path) -> Record | None:

@@ -17,7 +17,7 @@ from tests.test_cli_bed import EVIL, ID, OTHERS, FakePerson, Script, letter, row
 
 __all__ = ["script"]  # a fixture
 
-MESSAGE = {"id", "from", "to", "kind", "tag", "reply_to", "thread", "ts", "body"}
+MESSAGE = {"again", "id", "from", "to", "kind", "tag", "reply_to", "thread", "ts", "body"}
 
 
 # -- the group -------------------------------------------------------------------------------------------------------

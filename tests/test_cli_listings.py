@@ -16,7 +16,7 @@ from tests.test_cli_bed import EVIL, ID, Script, letter, run, script
 
 __all__ = ["script"]  # a fixture
 
-MESSAGE = {"id", "from", "to", "kind", "tag", "reply_to", "thread", "ts", "body"}
+MESSAGE = {"again", "id", "from", "to", "kind", "tag", "reply_to", "thread", "ts", "body"}
 
 
 # -- trace -----------------------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def _value(text: str, string: bool) -> bytes:
     else:
         data = text.strip()  # as it was written: a number too long for us is not for us to round
         try:
-            json.loads(data, parse_constant=_no_constant)
+            json.loads(data, parse_constant=_no_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             raise LocalError(f"{text[:40]!r} is not JSON (with --string it is taken as a text)") from error
     made = data.encode("utf-8", "surrogatepass")
@@ -119,6 +119,14 @@ def _value(text: str, string: bool) -> bytes:
     except UnicodeDecodeError as error:
         raise LocalError("the value is not UTF-8 text (write it with \\u escapes)") from error
     return made
+
+
+def _finite(text: str) -> float:
+    """A number of JSON; ValueError for one that is too large for any reader, such as 1e400."""
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
 
 
 def _no_constant(name: str) -> None:

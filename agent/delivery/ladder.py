@@ -157,6 +157,7 @@ class Ladder:
 
     async def _turn(self) -> None:
         now = self._now()
+        self._maildir = self._maildir.kept()
         self._look()
         for flight in list(self._flights):
             await self._judge(flight, now)

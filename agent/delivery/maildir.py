@@ -220,6 +220,14 @@ class Maildir:
         made._hang_bell()
         return made
 
+    def kept(self) -> Maildir:
+        """This folder; made again where it is gone, as at log-out. ConfigError or OSError when that cannot be."""
+        if (self.path / "agent").exists():
+            return self
+        self.close(remove=False)
+        pid, _, start = self.path.name.partition("-")
+        return Maildir.open(self.path.parent, int(pid), start)
+
     def _hang_bell(self) -> None:
         if sys.platform == "win32":
             return
