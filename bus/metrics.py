@@ -25,8 +25,17 @@ FAULTS = (
     "undone",
     "resync",
     "rate",
+    "hops",
+    "thanks",
+    "wakes",
     "ack ignored",
     "hello refused",
+    "door refused",
+    "enrolment refused",
+    "enrolment noise",
+    "enrolment port",
+    "revoked",
+    "ended",
 )
 
 

@@ -82,6 +82,11 @@ def test_every_fault_that_is_counted_is_in_the_list() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "count":
                 counted |= {a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "trip":
+                counted |= {a.value for a in node.args if isinstance(a, ast.Constant)}
+            elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute):
+                if node.value.attr == "counters" and isinstance(node.slice, ast.Constant):
+                    counted.add(node.slice.value)
     counted = {what for what in counted if what.replace(" ", "").isalpha()}  # str.count is meant otherwise
     assert counted <= set(FAULTS), "a fault the metrics do not know"
     assert set(FAULTS) <= counted
