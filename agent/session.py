@@ -217,7 +217,7 @@ class Session:
             "project": who.place.project[-_PATH_MAX:],
             "started": time.time_ns() // 1_000_000,
         }
-        optional = {"branch": who.place.branch[:100], "client": who.client}
+        optional = {"branch": who.place.branch[:100], "client": who.client, "once": who.once}
         return meta | {key: value for key, value in optional.items() if value}
 
     # -- in the thread of the link ---------------------------------------------------------------------------------

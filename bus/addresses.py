@@ -56,7 +56,7 @@ def resolve(core: Core, sender: Mailbox, text: str, new: bool) -> list[Target]:
     if address.form == "at":
         found = [m for m in boxes if m.name == address.name and m.host.lower() == address.host]
     elif address.form == "folder":
-        found = [m for m in boxes if names.folder_matches(text, str(m.meta.get("cwd", ""))) and not stale(m)]
+        found = [m for m in boxes if _works_in(core, m, text)]
         living = [m for m in found if core.presence(m) != "gone"]
         found = living or found
     else:
@@ -72,7 +72,7 @@ def resolve(core: Core, sender: Mailbox, text: str, new: bool) -> list[Target]:
 
 
 def _living(core: Core, mailbox: Mailbox) -> bool:
-    if kind_of(mailbox) != "session" or stale(mailbox):
+    if kind_of(mailbox) != "session" or stale(mailbox) or _over(core, mailbox):
         return False
     return mailbox.id in core.holders or (mailbox.term > 0 and core.now - mailbox.active < DAY_MS)
 
@@ -90,7 +90,20 @@ def by_name(core: Core, sender: Mailbox, name: str) -> list[Mailbox]:
         by_id = [m for m in boxes if m.id.startswith(name)]
         if by_id:
             return by_id
-    return [m for m in boxes if names.folder_matches(name, str(m.meta.get("cwd", ""))) and not stale(m)]
+    return [m for m in boxes if _works_in(core, m, name)]
+
+
+def _works_in(core: Core, mailbox: Mailbox, folder: str) -> bool:
+    return (
+        names.folder_matches(folder, str(mailbox.meta.get("cwd", "")))
+        and not stale(mailbox)
+        and not _over(core, mailbox)
+    )
+
+
+def _over(core: Core, mailbox: Mailbox) -> bool:
+    """Whether it was a run without a user and has ended: nobody comes back to it, so only its name leads there."""
+    return mailbox.meta.get("once") is True and core.presence(mailbox) == "gone"
 
 
 def _open(core: Core, sender: Mailbox, text: str) -> Target:

@@ -93,6 +93,30 @@ def test_everybody_is_who_was_heard_from_and_is_a_session() -> None:
     assert rig.req(A, "send", {"to": ["*"]}, b"x").code == 404
 
 
+def test_a_run_that_is_over_is_reached_by_its_name_alone() -> None:
+    rig = bus("api", "web")
+    rig.hello(C, "job-run-1a2b", meta={"cwd": "/work/job", "once": True})
+    assert [row[0] for row in codes(rig.req(A, "send", {"to": ["job"]}, b"x"))] == ["job-run-1a2b"]
+    rig.say(C, {"c": "BYE", "leave": True})
+    assert rig.req(A, "send", {"to": ["/work/job"]}, b"x").code == 404
+    assert [row[0] for row in codes(rig.req(A, "send", {"to": ["*"]}, b"x"))] == ["web"]
+    assert rig.req(A, "send", {"to": ["job-run-1a2b"]}, b"x").code == 200
+    rig.hello(D, "job", meta={"cwd": "/work/job"})
+    assert [row[0] for row in codes(rig.req(A, "send", {"to": ["/work/job"]}, b"x"))] == ["job"]
+
+
+def test_two_processes_of_one_session_do_not_throw_each_other_off() -> None:
+    """The one that loses is told, and parks: else each would take what the other was not told it had lost."""
+    rig = bus("web")
+    first, second = ({"pid": pid, "start": "1"} for pid in (11, 12))
+    rig.hello(B, "api", inst="S", meta=first)
+    rig.hello(C, "api-2", inst="S", meta=second)
+    assert [type(said) for said in rig.sent[B]] == [wire.Gone]
+    assert [type(said) for said in rig.say(B, {"c": "PING"})] == [wire.Gone]
+    rig.hello(C, "api-2", inst="S", term=1, meta=second)
+    assert rig.req(A, "send", {"to": ["api-2"]}, b"x").code == 200
+
+
 def test_one_is_unknown_and_the_worst_code_is_told() -> None:
     rig = bus("api", "web")
     rep = rig.req(A, "send", {"to": ["web", "webb", "@pool", "@pool/x", "bad\nname"]}, b"x")
