@@ -28,6 +28,13 @@ def worker(host: Host, folder: Path, role: str, name: str, **options: object) ->
     return Worker(host.environ, folder, role, name, before=host.before, **options)
 
 
+def recipient(stack: ExitStack, hub: Host, folder: Path) -> Worker:
+    """bob at the hub, whose mailbox is there: else who is quicker opens a mailbox of that name with his own key."""
+    bob = stack.enter_context(worker(hub, folder, "receive", "bob"))
+    wait_for(lambda: "bob" in [row["name"] for row in hub.json("peers")], "bob on the bus", PATIENCE)
+    return bob
+
+
 def finished(sender: Worker, recipient: Worker, count: int) -> None:
     def done() -> bool:
         sender.check()
@@ -41,7 +48,7 @@ def test_cable_out_and_in_another_address_and_a_hub_that_moves(net: Net, root: P
     hub, laptop = net.host("hub", root), net.host("laptop", root)
     pair(hub, laptop)
     count = 120
-    bob = stack.enter_context(worker(hub, root / "w", "receive", "bob"))
+    bob = recipient(stack, hub, root / "w")
     alice = stack.enter_context(worker(laptop, root / "w", "send", "alice", to="bob", count=count, pace=0.05))
     for at, fault in ((10, "cable"), (40, "member moves"), (70, "hub moves")):
         wait_for(lambda at=at: len(bob.lines("shown")) >= at, f"{at} shown, then: {fault}", PATIENCE)  # type: ignore[misc]
@@ -84,7 +91,7 @@ def test_a_long_run_over_a_link_that_is_cut_and_a_hub_that_is_killed(net: Net, r
     port = hub.port
     relay = stack.enter_context(net.relay(hub, port, delay=0.001))
     _through(laptop, net.RELAY, relay.port)
-    bob = stack.enter_context(worker(hub, root / "w", "receive", "bob"))
+    bob = recipient(stack, hub, root / "w")
     pace, batch = (0.02, 8) if FULL else (0.02, 2)
     alice = stack.enter_context(
         worker(laptop, root / "w", "send", "alice", to="bob", count=count, pace=pace, batch=batch)
@@ -120,7 +127,7 @@ def test_an_agent_that_runs_is_told_not_paired_and_comes_back_when_it_is(
 ) -> None:
     hub, laptop, desk = (net.host(name, root) for name in ("hub", "laptop", "desk"))
     pair(hub, laptop, desk)
-    bob = stack.enter_context(worker(hub, root / "w", "receive", "bob"))
+    bob = recipient(stack, hub, root / "w")
     wait_for(bob.awake, "bob")
     honest = stack.enter_context(worker(desk, root / "w", "send", "honest", to="bob", count=150, pace=0.03))
     alice = stack.enter_context(worker(laptop, root / "w", "send", "alice", to="bob", count=400, pace=0.03))
