@@ -86,8 +86,8 @@ def _run(
             struck[what] += 1
         _quiet(folder, count)
         sent, shown = numbers(folder / "sent"), numbers(folder / "shown")
-    blows = ", ".join(f"{what} {times}x" for what, times in struck.items())
-    case = f"{count:,} messages, SIGKILL of {blows}"
+    told = ", ".join(f"{what} {times}x" for what, times in struck.items())
+    case = f"{count:,} messages, SIGKILL of {told}"
     lost, twice, reordered = compare(sent, shown)
     yield Row("loss", case, name, "lost", float(lost), "")
     yield Row("loss", case, name, "twice", float(twice), "")

@@ -25,7 +25,7 @@ def wake(options: Options) -> Iterator[Row]:
         left_out("wake", "Claude Code is not installed: python -m tests.e2e.client")
         return
     try:
-        over, native = _measure(str(binary), options.count(5, 1))
+        over, native = _measure(str(binary), options.count(3, 1))
     except (AssertionError, OSError, TimeoutError) as error:
         failed("wake", f"{type(error).__name__}: {error}"[:200])
         return
