@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import click
 
 from bench import agents, c2c, fanout, growth, latency, loss, machine, many, plots, results, throughput, tokens, wake
 from bench.compare import compare, read
-from bench.frame import BENCHES, NOTES, Options, Row, document, ratios, say, table
+from bench.frame import BENCHES, FAILURES, NOTES, Options, Row, document, failed, ratios, say, table
 from bench.systems import promises
 from bench.workers import PROFILE
 
@@ -67,7 +68,7 @@ def main(
     """
     try:
         former = read(earlier) if earlier else None
-        found, failed = (read(made), False) if made else _measure(names or list(BENCHES), quick)
+        found, bad = (read(made), False) if made else _measure(names or list(BENCHES), quick)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     rows = [Row(**row) for row in found["rows"]]
@@ -84,16 +85,17 @@ def main(
         click.echo("\n".join([machine.sentence(found["machine"]), *found["notes"], "", table(rows)]))
         if former is not None:
             click.echo("\n" + compare(former, rows))
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if bad else 0)
 
 
 def _measure(names: Sequence[str], quick: bool) -> tuple[dict[str, Any], bool]:
     """The document of a run, and whether something in it failed."""
+    # Told to end, it ends what it started, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for name in [n for n in os.environ if n.startswith("TALKBUS_") and n not in (PROFILE, "TALKBUS_E2E_CACHE")]:
         del os.environ[name]  # what is set for the bus of whoever measures is not for these
     described = machine.describe()
     rows: list[Row] = []
-    failures: list[str] = []
     say.total = len(names)
     for number, name in enumerate(names):
         say.done, say.name = number, name
@@ -104,14 +106,13 @@ def _measure(names: Sequence[str], quick: bool) -> tuple[dict[str, Any], bool]:
         except KeyboardInterrupt:
             raise
         except Exception as error:
-            failures.append(f"failed: {name} ({type(error).__name__}: {str(error).strip()[-300:]})")
-            say(failures[-1])
+            failed(name, f"{type(error).__name__}: {error}")
             say.finish()
             traceback.print_exc()
     say.finish()
     rows += list(ratios(rows))
     kind = ["a quick run: its figures are no measurements"] if quick else []
-    return document(described, [*kind, *promises(), *NOTES, *failures], rows), bool(failures)
+    return document(described, [*kind, *promises(), *NOTES, *FAILURES], rows), bool(FAILURES)
 
 
 if __name__ == "__main__":

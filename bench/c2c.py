@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench import ours
-from bench.frame import OURS, Options, Row, bench, left_out, median, number, quantile, say
+from bench.frame import OURS, Options, Row, bench, failed, left_out, median, number, quantile, say
 from bench.stdio import McpServer, Silent, agent, environment
 
 NAME = "claude-c2c"
@@ -68,7 +68,7 @@ def _measure(
                 sends.append((sent - began) * 1e6)
                 reads.append((time.perf_counter() - sent) * 1e6)
         except Silent as error:
-            left_out(name, f"{error}"[-200:])
+            failed(name, error)
             return
     say(f"{name}: send p50 {number(median(sends))} µs, inbox p50 {number(median(reads))} µs")
     case = "through MCP, 200 B"

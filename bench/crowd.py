@@ -46,14 +46,15 @@ def expecting(pipe: Connection, step: Callable[[], int]) -> None:
         came += count
         if total < 0 and pipe.poll():
             _, total = pipe.recv()
-        if count or total < 0:
+            until = time.monotonic() + PATIENCE_S
+        if count:
             until = time.monotonic() + PATIENCE_S
         if came >= total >= 0:
             if came > total:
                 raise RuntimeError(f"{came} came, {total} were expected")
             pipe.send(("expect", time.monotonic_ns()))
             came, total = 0, -1
-        elif time.monotonic() > until:
+        elif total >= 0 and time.monotonic() > until:
             raise RuntimeError(f"{came} of {total} came within {PATIENCE_S:g} s")
 
 

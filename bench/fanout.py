@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bench import crowd, crowd_peers, jetstream, mosquitto, ours, raw_zmq, redis_streams
-from bench.frame import Options, Row, bench, left_out, median, number, say
+from bench.frame import Options, Row, bench, failed, median, number, say
 from bench.system import Bus, Fleet, System, fleet_of
 from bench.systems import present
 from bench.workers import Worker
@@ -36,7 +36,7 @@ def fan_out(options: Options) -> Iterator[Row]:
                 with system.bus() as bus:
                     yield from _one(options, system, bus, recipients)
             except RuntimeError as error:
-                left_out(f"fan-out of {system.name} to {recipients}", f"{error}"[-200:])
+                failed(f"fan-out of {system.name} to {recipients}", error)
     yield from _taps(options)
 
 

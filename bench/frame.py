@@ -99,6 +99,15 @@ def left_out(what: str, why: str) -> None:
         say(note)
 
 
+FAILURES: list[str] = []
+
+
+def failed(what: str, why: object) -> None:
+    """Something that was to be measured was not, for a fault; the run goes on and ends with 1."""
+    FAILURES.append(f"failed: {what} ({' '.join(str(why).split())[-300:]})")
+    say(FAILURES[-1])
+
+
 def ratios(rows: Sequence[Row]) -> Iterator[Row]:
     """What is ours over each other system's, for every figure that both have."""
     ours = {_place(r): r for r in rows if r.system == OURS}

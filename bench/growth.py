@@ -16,7 +16,7 @@ import psutil  # type: ignore[import-untyped]
 
 from bench import jetstream, ours
 from bench.fill import fill
-from bench.frame import OURS, Options, Row, bench, left_out, median, number, quantile, say
+from bench.frame import OURS, Options, Row, bench, failed, left_out, median, number, quantile, say
 from bench.system import Bus, Fleet, fleet_of
 from bus import config
 from bus.client import View
@@ -150,7 +150,7 @@ def _jetstream(options: Options, first: int, last: int) -> Iterator[Row]:
             try:
                 jetstream.fill(server.port, size)
             except RuntimeError as error:
-                left_out(f"growth of jetstream to {size:,}", str(error))
+                failed(f"growth of jetstream to {size:,}", error)
                 return
             server.stop()
             began = time.monotonic()

@@ -38,7 +38,7 @@ def latency(options: Options) -> Iterator[Row]:
                         measure = fleet.delays if what == "one-way" else fleet.replies
                         every = 0.005 if what == "one-way" else 0.01
                         load = loads[name] if loaded else 0.0
-                        found[name] += measure(options.pick(1.3, 0.3), SIZE, load, every)
+                        found[name] += measure(options.pick(0.9, 0.3), SIZE, load, every)
                         say(f"{case}: {name} {what} p50 {number(median(found[name]))} µs")
                 for name, delays in found.items():
                     yield from quantiles("latency", case, name, what, delays)

@@ -74,18 +74,20 @@ def _run(
         victims = [(("broker", broker), ("sender", sender), ("recipient", recipient))[i % 3] for i in range(kills)]
         rng.shuffle(victims)
         struck = {"broker": 0, "sender": 0, "recipient": 0}
-        for what, victim in victims:
-            time.sleep(0.5 * count / _AT_ONCE * _PACE_S / kills * (0.5 + rng.random()))
-            if len(numbers(folder / "sent")) >= count:
-                break
-            say(f"{name}: {len(numbers(folder / 'shown')):,} of {count:,} shown; blow: {what}")
+        blows = sorted(rng.sample(range(count // 50, count - count // 20), kills))
+        for at, (what, victim) in zip(blows, victims, strict=True):
+            until = time.monotonic() + PATIENCE_S
+            # A pipe may have lost so much that there is no more to wait for.
+            while (so_far := len(numbers(folder / "sent"))) < at and time.monotonic() < until:
+                time.sleep(0.02)
+            say(f"{name}: {so_far:,} of {count:,} sent; blow: {what}")
             victim.kill()
             victim.start()
             struck[what] += 1
         _quiet(folder, count)
         sent, shown = numbers(folder / "sent"), numbers(folder / "shown")
-    blows = ", ".join(f"{what} {times}x" for what, times in struck.items())
-    case = f"{count:,} messages, SIGKILL of {blows}"
+    told = ", ".join(f"{what} {times}x" for what, times in struck.items())
+    case = f"{count:,} messages, SIGKILL of {told}"
     lost, twice, reordered = compare(sent, shown)
     yield Row("loss", case, name, "lost", float(lost), "")
     yield Row("loss", case, name, "twice", float(twice), "")

@@ -15,7 +15,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from bench import crowd, ours, raw_zmq
-from bench.frame import Options, Row, bench, left_out, number, quantiles, say
+from bench.frame import Options, Row, bench, failed, number, quantiles, say
 from bench.system import WINDOW, Bus, Node, System, fleet_of
 from bench.systems import present
 from bench.workers import Worker
@@ -35,7 +35,7 @@ def peers(options: Options) -> Iterator[Row]:
             with system.bus() as bus:
                 yield from _peers(system, bus, count, messages)
         except RuntimeError as error:
-            left_out(f"{count} peers of {system.name}", f"{error}"[-300:])
+            failed(f"{count} peers of {system.name}", error)
 
 
 def _peers(system: System, bus: Bus, count: int, messages: int) -> Iterator[Row]:
@@ -143,7 +143,7 @@ def sessions(options: Options) -> Iterator[Row]:
             with system.bus() as bus, ExitStack() as stack:
                 yield from _connected(options, system, bus, stack, steps)
         except RuntimeError as error:
-            left_out(f"sessions of {system.name}", f"{error}"[-300:])
+            failed(f"sessions of {system.name}", error)
 
 
 def _connected(options: Options, system: System, bus: Bus, stack: ExitStack, steps: Sequence[int]) -> Iterator[Row]:

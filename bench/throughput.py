@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-from bench.frame import Options, Row, bench, left_out, median, number, say
+from bench.frame import Options, Row, bench, failed, median, number, say
 from bench.system import Fleet, System
 from bench.systems import present
 
@@ -37,7 +37,7 @@ def _group(options: Options, systems: Sequence[System], senders: int, sizes: Seq
             try:
                 fleets[system.name] = stack.enter_context(system.fleet(senders))
             except (RuntimeError, OSError) as error:
-                left_out(f"{system.name} with {senders} senders", f"{error}"[-200:])
+                failed(f"{system.name} with {senders} senders", error)
         for size in sizes:
             yield from _size(options, fleets, senders, size)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from bench.frame import OURS, Options, Row, bench, left_out, median, number, say
+from bench.frame import OURS, Options, Row, bench, failed, left_out, median, number, say
 
 
 @bench("wake")
@@ -25,9 +25,9 @@ def wake(options: Options) -> Iterator[Row]:
         left_out("wake", "Claude Code is not installed: python -m tests.e2e.client")
         return
     try:
-        over, native = _measure(str(binary), options.count(5, 1))
+        over, native = _measure(str(binary), options.count(3, 1))
     except (AssertionError, OSError, TimeoutError) as error:
-        left_out("wake", f"{type(error).__name__}: {error}"[:200])
+        failed("wake", f"{type(error).__name__}: {error}"[:200])
         return
     case = "idle session, woken by a tool call of another"
     yield Row("wake", case, OURS, "tool call to the other's request", median(over), "ms")
