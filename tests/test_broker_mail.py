@@ -95,14 +95,14 @@ def test_everybody_is_who_was_heard_from_and_is_a_session() -> None:
 
 def test_a_run_that_is_over_is_reached_by_its_name_alone() -> None:
     rig = bus("api", "web")
-    rig.hello(C, "job-run-1a2b", meta={"cwd": "/work/job", "once": True})
+    rig.hello(C, "job-run-1a2b", meta={"cwd": "/src/job", "once": True})
     assert [row[0] for row in codes(rig.req(A, "send", {"to": ["job"]}, b"x"))] == ["job-run-1a2b"]
     rig.say(C, {"c": "BYE", "leave": True})
-    assert rig.req(A, "send", {"to": ["/work/job"]}, b"x").code == 404
+    assert rig.req(A, "send", {"to": ["/src/job"]}, b"x").code == 404
     assert [row[0] for row in codes(rig.req(A, "send", {"to": ["*"]}, b"x"))] == ["web"]
     assert rig.req(A, "send", {"to": ["job-run-1a2b"]}, b"x").code == 200
-    rig.hello(D, "job", meta={"cwd": "/work/job"})
-    assert [row[0] for row in codes(rig.req(A, "send", {"to": ["/work/job"]}, b"x"))] == ["job"]
+    rig.hello(D, "job", meta={"cwd": "/src/job"})
+    assert [row[0] for row in codes(rig.req(A, "send", {"to": ["/src/job"]}, b"x"))] == ["job"]
 
 
 def test_two_processes_of_one_session_do_not_throw_each_other_off() -> None:

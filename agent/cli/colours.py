@@ -9,8 +9,6 @@ import sys
 import zlib
 from collections.abc import Sequence
 
-from agent.cli.show import colour
-
 _CODES = {
     "time": "2",
     "id": "2",
@@ -52,11 +50,6 @@ def _one(style: str, text: str) -> str:
     if style == "name":
         code = _NAMES[zlib.crc32(text.strip().encode("utf-8", "replace")) % len(_NAMES)]
     return f"\x1b[{code}m{text}\x1b[0m" if code else text
-
-
-def wanted() -> bool:
-    """Whether stdout is a terminal whose owner wants colours."""
-    return colour()
 
 
 def plain_only(encoding: str | None = None) -> bool:

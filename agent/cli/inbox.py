@@ -121,15 +121,18 @@ def inbox(
     return exits.DONE
 
 
-def _held(asker: Asker) -> bool:
+def _own_row(asker: Asker) -> dict[str, Any]:
     rows = asker.ask("whoami", {}).rows
-    return bool(rows) and rows[0][0].get("presence") == "open"
+    return rows[0][0] if rows else {}
+
+
+def _held(asker: Asker) -> bool:
+    return _own_row(asker).get("presence") == "open"
 
 
 def _kept_back(asker: Asker) -> int:
     """How many messages to this mailbox wait for a person."""
-    rows = asker.ask("whoami", {}).rows
-    return int(rows[0][0].get("held", 0)) if rows else 0
+    return int(_own_row(asker).get("held", 0))
 
 
 def _wait(call: Call, reader: Reader, timeout: float) -> int:

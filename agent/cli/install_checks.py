@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent import settings_files, settings_hooks
-from agent.settings_client import claude_program, config_folder, places
+from agent.settings_client import claude_program, places
 from agent.settings_entries import has_hooks, has_server
 from agent.settings_text import parse
 from bus.errors import ConfigError
@@ -195,8 +195,3 @@ def _status_line(settings: Settings) -> Check:
         return Check("statusline", "ok", "yours, which calls ours")
     text = "yours alone" if line else "none"
     return Check("statusline", "warn", f"{text}: it does not show peers and mail", "talkbus install")
-
-
-def sessions_folder(environ: Mapping[str, str]) -> Path:
-    """Where the client says what its sessions do."""
-    return config_folder(environ) / "sessions"

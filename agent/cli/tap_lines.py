@@ -18,7 +18,7 @@ class Printer:
     def __init__(self, choice: Choice, as_json: bool, bodies: bool) -> None:
         self.seen = 0
         self._choice, self._as_json, self._bodies = choice, as_json, bodies
-        self._coloured = colours.wanted()
+        self._coloured = show.colour()
         self._ascii = colours.plain_only()
         self._teller = Teller(stamp, choice, "->" if self._ascii else "→", bodies)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mcp.shared.message import SessionMessage
@@ -22,7 +22,7 @@ REST_MS, REST_MAX_MS = 60_000, 3_600_000  # after a notification without a trace
 _METHOD = "notifications/claude/channel"
 _NOT_FOUND = -32601  # of JSON-RPC 2.0
 
-Send = Callable[[SessionMessage], Awaitable[None]]
+Send = Callable[[SessionMessage], Coroutine[Any, Any, None]]
 
 
 class Channel:
@@ -45,7 +45,7 @@ class Channel:
         if message.method == "server/discover" and self._send is not None:
             error = {"code": _NOT_FOUND, "message": "Method not found"}
             answer = JSONRPCError.model_validate({"jsonrpc": "2.0", "id": message.id, "error": error})
-            task = asyncio.ensure_future(_sent(self._send, SessionMessage(answer)))
+            task = asyncio.get_running_loop().create_task(self._send(SessionMessage(answer)))
             self._declined.add(task)
             task.add_done_callback(self._declined.discard)
             return True
@@ -71,10 +71,6 @@ class Channel:
         assert self._send is not None
         params = {"content": text, "meta": {"kind": "mail"}}
         await self._send(SessionMessage(JSONRPCNotification(jsonrpc="2.0", method=_METHOD, params=params)))
-
-
-async def _sent(send: Send, message: SessionMessage) -> None:
-    await send(message)
 
 
 def _now() -> int:

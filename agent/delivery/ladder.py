@@ -231,7 +231,7 @@ class Ladder:
             return
         flight = self._begin(letters, "channel", now)
         self._parser.watch(flight.nonce, flight.nonce, native=True)
-        await self._channel.push(f"{self._text(letters, left, NATIVE_BUDGET)}\n\n(talkbus delivery {flight.nonce})")
+        await self._channel.push(native.marked(self._text(letters, left, NATIVE_BUDGET), flight.nonce))
 
     async def _post(self, waiting: Sequence[Letter], now: int) -> None:
         """One line with all that fits."""
@@ -260,7 +260,7 @@ class Ladder:
             return
         flight = self._begin(letters, "hook", now)
         flight.task = any(letter.wakes for letter in letters)
-        text = f"{self._text(letters, left, HOOK_BUDGET)}\n\n(talkbus delivery {flight.nonce})"
+        text = native.marked(self._text(letters, left, HOOK_BUDGET), flight.nonce)
         self._parser.watch(flight.nonce, flight.nonce)
         wall = time.time_ns() // 1_000_000
         try:

@@ -71,11 +71,16 @@ class NotPosted(Exception):
         self.certain = certain
 
 
+def marked(text: str, nonce: str) -> str:
+    """The text with the nonce by which it is found in the transcript, whichever path carries it."""
+    return f"{text}\n\n(talkbus delivery {nonce})"
+
+
 def line(text: str, nonce: str) -> tuple[str, bytes]:
     """The text with its nonce, and the frame that carries it. What is alike twice in a row would be dropped."""
-    marked = f"{text}\n\n(talkbus delivery {nonce})"
-    frame = {"type": "user", "message": {"role": "user", "content": marked}, "priority": "next"}
-    return marked, json.dumps(frame, ensure_ascii=True).encode("ascii") + b"\n"
+    shown = marked(text, nonce)
+    frame = {"type": "user", "message": {"role": "user", "content": shown}, "priority": "next"}
+    return shown, json.dumps(frame, ensure_ascii=True).encode("ascii") + b"\n"
 
 
 def post(path: str, text: str, token: str = "", timeout: float = 2.0, nonce: str = "") -> Attempt:
@@ -90,7 +95,7 @@ def post(path: str, text: str, token: str = "", timeout: float = 2.0, nonce: str
     if not path or len(os.fsencode(path)) > 107 or len(text) > LINE_MAX:
         raise NotPosted("no inbox socket, or too long a text for it", certain=True)
     nonce = nonce or secrets.token_hex(6)
-    marked, data = line(text, nonce)
+    shown, data = line(text, nonce)
     if token:
         data = json.dumps({"type": "auth", "token": token}).encode("ascii") + b"\n" + data
     end = time.monotonic() + timeout
@@ -107,7 +112,7 @@ def post(path: str, text: str, token: str = "", timeout: float = 2.0, nonce: str
             wire.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise NotPosted(f"the inbox at {path} broke off: {error.strerror or error}", certain=False) from error
-        return Attempt(nonce, marked, _closed(wire, end))
+        return Attempt(nonce, shown, _closed(wire, end))
 
 
 def _closed(wire: socket.socket, end: float) -> bool:
