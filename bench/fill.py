@@ -1,7 +1,8 @@
 """A store with a past, made by SQL in the broker's own file while no broker runs: what would take hours to send.
 
 Every row is as if it had been sent, delivered and shown: message, delivery, operation with its place in the journal,
-and entry of the search index. Only the digests and the chain of the journal are random.
+and entry of the search index. Only the digests and the chain of the journal are random. Where the store has the
+mailboxes of a fleet already, the past is theirs: what is measured then is measured in a mailbox that has one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from bench.system import RECIPIENT, sender_name
 from bus import wire
 from bus.store import Store
 from bus.store_schema import STEP
@@ -17,14 +19,15 @@ from bus.store_schema import STEP
 _DAYS = 10
 _COUNT = "WITH RECURSIVE n(i) AS (SELECT :first UNION ALL SELECT i + 1 FROM n WHERE i < :last) "
 _MESSAGES = (
-    _COUNT + "INSERT INTO messages SELECT i, lower(hex(randomblob(8))), 'aaaaaaaa', 'past', 'old-host', 'key', "
+    _COUNT + "INSERT INTO messages SELECT i, lower(hex(randomblob(8))), :sender, 'past', 'old-host', 'key', "
     "'note', '', '', '', :since + i * :step, 0, 0, 120, CAST(printf("
     "'message %07d speaks of topic%d and of word%d; the rest of it is there to have a common length', "
     "i, i % 997, (i * 7919) % 20011) AS BLOB) FROM n"
 )
 _DELIVERIES = (
     _COUNT + "INSERT INTO deliveries (mailbox, n, msg, name, step, open, stored_at, injected_at, injected_proof) "
-    f"SELECT 'bbbbbbbb', i, i, 'later', {STEP['injected']}, 0, :since + i * :step, :since + i * :step, 'bench' FROM n"
+    f"SELECT :recipient, :n + i, i, 'later', {STEP['injected']}, 0, :since + i * :step, :since + i * :step, 'bench' "
+    "FROM n"
 )
 _OPS = (
     _COUNT + "INSERT INTO ops SELECT i, :since + i * :step, :ob, i, 'send', randomblob(16), randomblob(16), 200, "
@@ -50,11 +53,11 @@ def fill(path: Path, count: int, *, indexed: bool = True) -> float:
         reply = wire.pack([{"to": [{"name": "later", "host": "old-host", "status": "stored", "code": 200}]}, ""])
         values = {"first": first, "last": last, "since": now - span, "step": max(1, span // (last + 1))}
         db.execute("BEGIN")
-        if first == 1:
-            for ident, name in (("aaaaaaaa", "past"), ("bbbbbbbb", "later")):
-                row = (ident, "key", "old-host", name, 1, "", count, now - span, "{}")
-                sql = "INSERT INTO mailboxes (id, key, host, name, term, inst, top, active, meta) "
-                db.execute(sql + "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        values["sender"] = _mailbox(db, sender_name(0), "aaaaaaaa", now - span)
+        values["recipient"] = _mailbox(db, RECIPIENT, "bbbbbbbb", now - span)
+        sql = "SELECT top FROM mailboxes WHERE id = ?"
+        values["n"] = db.execute(sql, (values["recipient"],)).fetchone()[0] + 1 - first
+        db.execute("UPDATE mailboxes SET top = top + ? WHERE id = ?", (count, values["recipient"]))
         db.execute(
             "INSERT OR REPLACE INTO outboxes (id, key, high, floor) VALUES (?, 'key', ?, ?)", (OB, last, last + 1)
         )
@@ -74,3 +77,14 @@ def fill(path: Path, count: int, *, indexed: bool = True) -> float:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     db.close()
     return time.monotonic() - began
+
+
+def _mailbox(db: sqlite3.Connection, name: str, ident: str, active: int) -> str:
+    """The id of the mailbox of this name; one of another time is made where there is none."""
+    found = db.execute("SELECT id FROM mailboxes WHERE name = ?", (name,)).fetchone()
+    if found:
+        return str(found[0])
+    sql = "INSERT INTO mailboxes (id, key, host, name, term, inst, top, active, meta) "
+    row = (ident, "key", "old-host", name, 1, "", 0, active, "{}")
+    db.execute(sql + "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    return ident

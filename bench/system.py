@@ -18,6 +18,7 @@ import psutil  # type: ignore[import-untyped]
 from bench.workers import PATIENCE_S, Worker
 
 WINDOW = 64  # messages of one sender that are not acknowledged yet
+IN_FLIGHT = 32 << 20  # octets of all senders that are not acknowledged yet: a mailbox of ours takes 64 MiB
 RECIPIENT = "recipient"
 LOAD, PROBE, ASK, ANSWER = b"x", b"p", b"q", b"a"
 _STAMP = 20
@@ -102,13 +103,14 @@ class Fleet:
     broker: int
 
     def rate(self, seconds: float, size: int, senders: int = 1) -> tuple[float, float]:
-        """Messages a second, sent, delivered and acknowledged, with WINDOW of each sender on their way; and the
-        processor time that all processes took for each, in microseconds.
+        """Messages a second, sent, delivered and acknowledged, with WINDOW of each sender on their way, or as many as
+        make IN_FLIGHT; and the processor time that all processes took for each, in microseconds.
         """
         used = self.senders[:senders]
+        window = max(1, min(WINDOW, IN_FLIGHT // (len(used) * size)))
         before = self._processor(used)
         for sender in used:
-            sender.tell("flow", RECIPIENT, seconds, WINDOW, size)
+            sender.tell("flow", RECIPIENT, seconds, window, size)
         flows: list[Flow] = [sender.answer("flow", PATIENCE_S + 3 * seconds) for sender in used]
         count = sum(flow.count for flow in flows)
         settled, _ = self._settled(count, seconds)

@@ -1,7 +1,8 @@
 """How many messages a second go from senders to one recipient through the broker, each acknowledged at both ends.
 
-Every sender keeps 64 on their way. With few senders the systems run side by side and take turns, so that what the
-machine does beside it hits all alike; with many, one after the other, for the memory.
+Every sender keeps 64 on their way, or fewer where all of them together would have more than 32 MiB. With few senders
+the systems run side by side and take turns, so that what the machine does beside it hits all alike; with many, one
+after the other, for the memory.
 """
 
 from __future__ import annotations

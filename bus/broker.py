@@ -66,6 +66,11 @@ class Broker:
             "goodbye": self._goodbye,
             "gone": self._gone,
         }
+        self._table = {
+            state: {wire.COMMANDS[name].cls: self._actions[action] for name, action in row.items() if name != "lost"}
+            for state, row in SESSIONS.items()
+            if state != "new"
+        }
         self._arm()
 
     def _arm(self) -> None:
@@ -111,8 +116,7 @@ class Broker:
             self._first(route, who, command)
             return
         session.heard = now
-        state = "parked" if session.parked is not None else "open"
-        self._actions[SESSIONS[state][type(command).__name__.upper()]](session, command)
+        self._table["parked" if session.parked is not None else "open"][type(command)](session, command)
 
     def enroll(self, now: int, route: bytes, key: str, frames: Sequence[bytes]) -> None:
         """One message at the enrolment port; `key` is that of its connection, which is nobody's yet."""

@@ -1,4 +1,4 @@
-"""What the broker does when there is time: let search know new mail, prune what is old, measure the file.
+"""What the broker does when there is time: let search know new mail, prune what is old, merge the index, measure.
 
 In slices of some milliseconds between batches, and no more than a quarter of the time while mail flows. Knows the
 store and its reader, and the monotonic clock it is given; it must not know sessions or sockets.
@@ -33,6 +33,7 @@ class Chores:
         now = clock()
         self._index_at: float | None = now + LATEST
         self._index_by: float | None = now + LATEST
+        self._merge_at: float | None = now + LATEST
         self._prune_at: float | None = now + LATEST
         self._measure_at: float | None = now + LATEST
 
@@ -52,7 +53,7 @@ class Chores:
 
     def due(self) -> float | None:
         """When there is something to do next; None for never."""
-        times = [at for at in (self._index_at, self._prune_at, self._measure_at) if at is not None]
+        times = [at for at in (self._index_at, self._merge_at, self._prune_at, self._measure_at) if at is not None]
         return min(times) if times else None
 
     def work(self) -> None:
@@ -65,6 +66,7 @@ class Chores:
             log.warning("! %s", error)
             later = self._clock() + AFTER_FAILURE
             self._index_at = self._index_at and later
+            self._merge_at = self._merge_at and later
             self._prune_at = self._prune_at and later
 
     def _work(self) -> None:
@@ -75,12 +77,19 @@ class Chores:
             self._index_at = now + REST * (now - begun) if done else None
             self._index_by = self._index_at
             if done:
+                self._merge_at = self._merge_at or self._index_at
                 log.debug("%% %d messages indexed in %.1f ms", done, (now - begun) * 1000)
         begun = self._clock()
         if self._prune_at is not None and self._prune_at <= begun:
             more = self._store.prune_piece()
             now = self._clock()
             self._prune_at = now + REST * (now - begun) if more else None
+            self._merge_at = self._merge_at or now + REST * (now - begun)
+        begun = self._clock()
+        if self._merge_at is not None and self._merge_at <= begun:
+            more = self._store.merge_piece()
+            now = self._clock()
+            self._merge_at = now + REST * (now - begun) if more else None
         if self._measure_at is not None and self._measure_at <= begun:
             self._measure_at = None
             self._reader.measure()

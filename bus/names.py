@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from bus.errors import Code, Refused
 
@@ -62,6 +63,7 @@ def check_tag(text: str) -> str:
     return text
 
 
+@lru_cache(1024)  # the same few come with every message
 def parse_address(text: str) -> Address:
     """What an entry of `to` asks for. Refused (422) when it is no address at all."""
     raw = text.strip()

@@ -20,12 +20,19 @@ from bus.errors import Code, LocalError, Refused, StoreError
 from bus.sockets import Context, Socket
 from bus.store import Store
 
-SLOW = frozenset({"search", "history", "why", "log", "prune"})
+_SLOW = frozenset({"search", "history", "why", "log", "prune"})
 WAITING_MAX = 64  # queries; a further one is told to come again
 ANSWER_MAX = 16 << 20  # octets of one answer; what is beyond it is left out, and DONE says so
 _AHEAD = 64  # PARTs made before the loop took them
 _ENDPOINT = "inproc://talkbus.reading"
 _CLOSE_POLL_S = 0.01
+
+
+def slow(read: Read) -> bool:
+    """Whether the answer may take long, so that the thread gives it: so may a look through a mailbox's past."""
+    if read.what == "inbox":
+        return not read.args.get("ids") and read.args.get("unread") is False
+    return read.what in _SLOW
 
 
 class Telling:

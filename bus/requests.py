@@ -99,7 +99,8 @@ def _do(core: Core, session: Session, box: Outbox, req: wire.Req, digest: bytes)
     """Do it and save the reply: one transaction with everything it wrote."""
     answer = _perform(core, session, req)
     world = core.world
-    code, packed = int(answer.code), wire.pack([answer.result, wire.clip(answer.text, 1500)])
+    code, text = int(answer.code), wire.clip(answer.text, 1500)
+    packed = wire.pack([answer.result, text])
     seq = world.seq + 1
     who = signature(world.mailboxes[session.mailbox])
     chain = journal.chain(world.chain, seq, core.now, box.id, req.q, req.op[:64], digest, code, packed, who)
@@ -114,7 +115,8 @@ def _do(core: Core, session: Session, box: Outbox, req: wire.Req, digest: bytes)
     session.mine = req.q
     core.advanced(box)
     core.write(AddOp(seq, core.now, box.id, req.q, req.op[:64], digest, chain, code, packed, who))
-    core.send(session.route, reply(req.q, code, packed))
+    large = len(packed) > REPLY_HEAD_MAX
+    core.send(session.route, reply(req.q, code, packed) if large else wire.Rep(req.q, code, answer.result, text))
 
 
 def _perform(core: Core, session: Session, req: wire.Req) -> Answer:

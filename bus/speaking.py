@@ -15,7 +15,7 @@ from bus import wire
 from bus.broker import Broker
 from bus.effects import Push, Read, Recall, Send
 from bus.errors import Code, LocalError, StoreError
-from bus.reading import SLOW, Reader, Telling
+from bus.reading import Reader, Telling, slow
 from bus.requests import answer_again
 from bus.sockets import Socket
 from bus.store import Store
@@ -127,7 +127,7 @@ class Voice:
     def _answer(self, read: Read) -> None:
         """Here and now when it is quick, else by the reader's thread."""
         now = self._clock()
-        if read.what in SLOW:
+        if slow(read):
             if not self._reader.ask(read, now):
                 self._done(read.route, read.r, Code.BUSY, "too many searches at once (ask again in a second)")
             return

@@ -23,7 +23,7 @@ from bus.errors import StoreError
 from bus.private import private_file
 from bus.store_reads import answer
 from bus.store_schema import connect, prepare
-from bus.store_upkeep import Pruner, index_some, meta
+from bus.store_upkeep import Pruner, index_some, merge_some, meta
 from bus.store_writes import Plan
 from bus.world import Entry, Mailbox, Outbox, Pending, Rule, Saved, World
 
@@ -231,7 +231,12 @@ class Store:
         with self._transaction("index"):
             return index_some(self._db, limit)
 
-    def prune_piece(self, limit: int = 500) -> bool:
+    def merge_piece(self) -> bool:
+        """Merge some of what index_piece() and prune_piece() wrote for search; True when there is more."""
+        with self._transaction("index"):
+            return merge_some(self._db)
+
+    def prune_piece(self, limit: int = 100) -> bool:
         """Look at the next `limit` messages (or 256 KiB) or operations older than `prune_before`; what may go goes.
 
         True when there is more; after False the next call begins anew. Unsettled mail and replies at or above an

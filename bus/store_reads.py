@@ -165,9 +165,14 @@ def _inbox(ask: Ask) -> Iterator[Part]:
         where.append("m.name = ?" + (" AND m.host = ?" if at else ""))
         values += [name, host] if at else [name]
     oldest = unread or ask.flag("oldest")
+    # By itself SQLite would look through the whole mailbox, also for ids.
+    source = "deliveries d JOIN messages m ON m.row = d.msg"
+    if unread:
+        source = "deliveries d INDEXED BY deliveries_open JOIN messages m ON m.row = d.msg"
+    elif ids:
+        source = "messages m CROSS JOIN deliveries d INDEXED BY deliveries_msg ON d.msg = m.row"
     rows = ask.db.execute(
-        f"SELECT {_COLUMNS}, d.n, d.name, d.step, d.offered_at IS NOT NULL FROM deliveries d "
-        f"{'INDEXED BY deliveries_open' if unread else ''} JOIN messages m ON m.row = d.msg "
+        f"SELECT {_COLUMNS}, d.n, d.name, d.step, d.offered_at IS NOT NULL FROM {source} "
         f"WHERE {' AND '.join(where)} ORDER BY d.n {'ASC' if oldest else 'DESC'} LIMIT ?",
         (*values, ask.limit()),
     ).fetchall()

@@ -68,9 +68,17 @@ ALTER TABLE checkpoints ADD COLUMN first INTEGER NOT NULL DEFAULT 0;
 INSERT INTO meta VALUES ('audited', (SELECT coalesce(max(seq), 0) FROM ops))
 """
 
+# By itself the index for search merges its parts whenever one is written, up to half a second at a time in a large
+# store: it is told not to, and is merged in slices (store_upkeep).
+_V3 = """
+INSERT INTO search (search, rank) VALUES ('automerge', 0);
+INSERT INTO search (search, rank) VALUES ('crisismerge', 1000)
+"""
+
 MIGRATIONS = (
     _V1,
     _V2,
+    _V3,
 )  # entry i brings a database of version i to version i + 1; an entry that was released stays as is
 
 

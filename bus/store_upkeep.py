@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 
 PIECE_OCTETS = 1 << 18  # of texts taken into the index or out of it in one piece, some 20 ms
+MERGE_PAGES = 32  # of the index written in one piece, some 5 ms
 
 _NOT_INDEXED = "SELECT row, size FROM messages WHERE row > ? ORDER BY row LIMIT ?"
 _INDEX = (
@@ -64,6 +65,13 @@ def index_some(db: sqlite3.Connection, limit: int) -> int:
         db.execute(_INDEX, (start, last))
         db.execute("UPDATE meta SET value = ? WHERE name = 'indexed'", (last,))
     return count
+
+
+def merge_some(db: sqlite3.Connection) -> bool:
+    """Merge parts of the index for search, at most MERGE_PAGES; False when there are too few parts to be worth it."""
+    before = db.total_changes
+    db.execute("INSERT INTO search (search, rank) VALUES ('merge', ?)", (MERGE_PAGES,))
+    return db.total_changes - before >= 2  # the statement itself counts as one (SQLite FTS5, "The 'merge' Command")
 
 
 class Pruner:

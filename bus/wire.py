@@ -250,6 +250,9 @@ class Spec:
     sender: str
     body: str
     fields: tuple[Field, ...]
+    by_key: dict[str, Field]
+    required: frozenset[str]  # keys
+    rows: tuple[tuple[str, str, bool, Any], ...]  # key, attribute, required and default of each: quicker than fields
 
 
 _TYPES = {"int": "num", "str": "text", "bool": "flag", "dict[str, Any]": "map", "Ranges": "ranges"}
@@ -265,7 +268,10 @@ def _spec(cls: type[Any], sender: str, body: str = "none") -> Spec:
         required = f.default is MISSING and f.default_factory is MISSING
         default = {} if kind == "map" else f.default
         rows.append(Field(f.name.rstrip("_"), f.name, kind, check, required, default))
-    return Spec(cls.__name__.upper(), cls, sender, body, tuple(rows))
+    required_keys = frozenset(f.key for f in rows if f.required)
+    by_key = {f.key: f for f in rows}
+    plain = tuple((f.key, f.attr, f.required, f.default) for f in rows)
+    return Spec(cls.__name__.upper(), cls, sender, body, tuple(rows), by_key, required_keys, plain)
 
 
 COMMANDS: dict[str, Spec] = {
@@ -318,10 +324,10 @@ def encode(command: Any) -> list[bytes]:
     """Frames of one command; fields at their default are left out. LocalError when the head grows too big."""
     spec = _BY_CLASS[type(command)]
     head: dict[str, Any] = {"c": spec.name}
-    for f in spec.fields:
-        value = getattr(command, f.attr)
-        if f.required or value != f.default:
-            head[f.key] = value
+    for key, attr, required, default in spec.rows:
+        value = getattr(command, attr)
+        if required or value != default:
+            head[key] = value
     packed = pack(head)
     if len(packed) > HEAD_MAX:
         raise LocalError(f"{spec.name} head of {len(packed)} octets, {HEAD_MAX} allowed")
@@ -354,14 +360,15 @@ def decode(frames: Sequence[bytes], sender: str) -> Any:
     if body and spec.body == "none":
         raise RemoteError(Code.MALFORMED, f"{name} has no body")
     values: dict[str, Any] = {}
-    for f in spec.fields:
-        if f.key in head:
-            value = head[f.key]
-            if not f.check(value):
-                raise RemoteError(Code.MALFORMED, f"{name}.{f.key} is no {f.type}")
-            values[f.attr] = value
-        elif f.required:
-            raise RemoteError(Code.MALFORMED, f"{name} lacks {f.key}")
+    for key, value in head.items():
+        f = spec.by_key.get(key)
+        if f is None:
+            continue  # of a later version
+        if not f.check(value):
+            raise RemoteError(Code.MALFORMED, f"{name}.{key} is no {f.type}")
+        values[f.attr] = value
+    if not spec.required <= head.keys():
+        raise RemoteError(Code.MALFORMED, f"{name} lacks {', '.join(sorted(spec.required - head.keys()))}")
     if body:
         values["body"] = body
     return spec.cls(**values)

@@ -201,7 +201,7 @@ def test_a_filled_store_is_one_the_broker_takes(tmp_path: Path) -> None:
     try:
         assert store.indexed() == (300, 350)
         world = store.load()
-        assert world.seq == 350 and {m.name for m in world.mailboxes.values()} == {"past", "later"}
+        assert world.seq == 350 and {m.name for m in world.mailboxes.values()} == {"sender-0", "recipient"}
         while store.index_piece():
             continue
         assert store.indexed() == (350, 350) and store.sizes()["deliveries"] == 350

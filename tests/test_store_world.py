@@ -206,6 +206,8 @@ def test_load_equals_the_model(data: Any) -> None:
         pass
     while store.prune_piece(3):
         pass
+    while store.merge_piece():
+        pass
     assert store.load() == model.world
     assert Store.from_dump(store.dump()).load() == model.world
     for box in model.world.mailboxes.values():
