@@ -73,6 +73,7 @@ def fill(path: Path, count: int, *, indexed: bool = True) -> float:
                 (first,),
             )
             db.execute("UPDATE meta SET value = ? WHERE name = 'indexed'", (last,))
+            db.execute("INSERT INTO search (search) VALUES ('optimize')")  # as the broker's slices leave it in time
         db.execute("COMMIT")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     db.close()

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 
 PIECE_OCTETS = 1 << 18  # of texts taken into the index or out of it in one piece, some 20 ms
-MERGE_PAGES = 32  # of the index written in one piece, some 5 ms
+MERGE_PAGES = 16  # of the index written in one piece, some 5 ms
 
 _NOT_INDEXED = "SELECT row, size FROM messages WHERE row > ? ORDER BY row LIMIT ?"
 _INDEX = (
