@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 from bench.frame import Options, Row, bench, median, number, quantiles, say
 from bench.system import Fleet
-from bench.systems import present
+from bench.systems import SYNCED, present
 
 SIZE = 256
 LOAD_MAX = 4000.0
@@ -24,7 +24,7 @@ def latency(options: Options) -> Iterator[Row]:
     with ExitStack() as stack:
         fleets: dict[str, Fleet] = {}
         loads: dict[str, float] = {}
-        for system in present():
+        for system in (*present(), *present(SYNCED)):
             say(f"{system.name} starts")
             fleet = fleets[system.name] = stack.enter_context(system.fleet(2))
             fleet.rate(0.2, SIZE)

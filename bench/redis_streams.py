@@ -12,18 +12,23 @@ from bench import servers
 from bench.system import WINDOW, Bus, Node, System
 
 NAME = "redis-streams"
+SYNCED = "redis-synced"
 NOTE = (
     "redis-streams: redis-server, appendonly with appendfsync everysec (up to a second of acknowledged messages is "
     "lost with the machine, nothing with the process); a message counts as acknowledged with the reply to XADD, sent "
     "in pipelines of up to 64, and to XACK, many ids in one; no limits raised"
 )
+NOTE_SYNCED = (
+    "redis-synced: the same with appendfsync always (what was acknowledged survives the loss of power, on this one "
+    "disk; its clients keep nothing)"
+)
 GROUP = "bench"
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[servers.Server]:
-    """A server with its own append-only file."""
-    command = ("--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec")
+def server(folder: Path, fsync: str = "everysec") -> Iterator[servers.Server]:
+    """A server with its own append-only file, synced `always` or `everysec`."""
+    command = ("--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes", "--appendfsync", fsync)
 
     def line(port: int) -> list[str]:
         return [
@@ -42,12 +47,17 @@ def server(folder: Path) -> Iterator[servers.Server]:
 
 
 @contextmanager
-def _bus() -> Iterator[Bus]:
-    with tempfile.TemporaryDirectory(prefix="talkbus-bench-") as folder, server(Path(folder)) as made:
+def _bus(fsync: str = "everysec") -> Iterator[Bus]:
+    with tempfile.TemporaryDirectory(prefix="talkbus-bench-") as folder, server(Path(folder), fsync) as made:
         yield Bus(made.pid, RedisNode, (made.port,))
 
 
-SYSTEM = System(NAME, NOTE, _bus, lambda: servers.missing("redis-server", "redis-server", "redis", "redis"))
+def _missing() -> str:
+    return servers.missing("redis-server", "redis-server", "redis", "redis")
+
+
+SYSTEM = System(NAME, NOTE, _bus, _missing)
+SYSTEM_SYNCED = System(SYNCED, NOTE_SYNCED, lambda: _bus("always"), _missing)
 
 
 def connect(port: int) -> Any:

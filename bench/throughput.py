@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 from bench.frame import Options, Row, bench, failed, median, number, say
 from bench.system import Fleet, System
-from bench.systems import present
+from bench.systems import SYNCED, present
 
 SENDERS = (1, 8, 32)
 SIZES = (64, 256, 4096, 65536)
@@ -22,9 +22,10 @@ TOGETHER = 8  # so many senders of every system at once, at most
 @bench("throughput")
 def throughput(options: Options) -> Iterator[Row]:
     """Durable send, delivered and acknowledged: 1, 8 and 32 senders, 64 B to 64 KiB."""
-    systems = present()
+    everybody, synced = present(), present(SYNCED)
     for senders in SENDERS if not options.quick else (1, 4):
         sizes = SIZES if not options.quick else (256, 4096)
+        systems = [*everybody, *synced] if senders == 1 else everybody
         groups = [systems] if senders <= TOGETHER else [[system] for system in systems]
         for group in groups:
             yield from _group(options, group, senders, sizes)
