@@ -22,6 +22,11 @@ IN_FLIGHT = 32 << 20  # octets of all senders that are not acknowledged yet: a m
 RECIPIENT = "recipient"
 LOAD, PROBE, ASK, ANSWER = b"x", b"p", b"q", b"a"
 _STAMP = 20
+_SAID = (
+    b"the parser fails on an empty header, see test_reader: line %d expects two fields and gets one. I moved the "
+    b"check into read_header() and will run the suite when your branch is merged; please leave bus.py alone so long\n"
+)
+_WORDS = b"".join(_SAID % number for number in range(300))
 
 
 def sender_name(number: int) -> str:
@@ -178,8 +183,8 @@ def fleet_of(bus: Bus, senders: int) -> Iterator[Fleet]:
 
 
 def body(size: int, mark: bytes = LOAD) -> bytes:
-    """A text of `size` octets that tells when it was made, and what for."""
-    return b"%0*d" % (_STAMP, time.monotonic_ns()) + mark * (size - _STAMP)
+    """A text of `size` octets that tells when it was made, then words as sessions write them, then what it is for."""
+    return b"%0*d " % (_STAMP, time.monotonic_ns()) + _WORDS[: size - _STAMP - 2] + mark
 
 
 def sent_at(text: bytes) -> int:

@@ -72,7 +72,8 @@ INSERT INTO meta VALUES ('audited', (SELECT coalesce(max(seq), 0) FROM ops))
 # store: it is told not to, and is merged in slices (store_upkeep).
 _V3 = """
 INSERT INTO search (search, rank) VALUES ('automerge', 0);
-INSERT INTO search (search, rank) VALUES ('crisismerge', 1000)
+INSERT INTO search (search, rank) VALUES ('crisismerge', 1000);
+INSERT INTO search (search, rank) VALUES ('usermerge', 8)
 """
 
 MIGRATIONS = (
