@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bus.record import record
+
 LEDGER_KEPT = 20_000
 
 
@@ -52,7 +54,7 @@ class Book:
         return self.last - self.first + 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AddRow:
     """A request that is to be done; `args` as msgpack."""
 
@@ -64,7 +66,7 @@ class AddRow:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SettleRow:
     """The broker's reply to a row; `result` as msgpack."""
 
@@ -75,14 +77,14 @@ class SettleRow:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PutBook:
     """ob, base, name, term, store, seq and chain as the book has them now."""
 
     book: Book
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PutShown:
     """A line of the ledger; `ident` is "host/id"."""
 
@@ -90,7 +92,7 @@ class PutShown:
     shown: Shown
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DropShown:
     """An offer that certainly reached nobody."""
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from agent.book import Write
 from bus import wire
+from bus.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendRow:
     """REQ of an outbox row: the shell takes op, args, id and body from agent.db (or its cache of fresh rows)."""
 
@@ -21,7 +22,7 @@ class SendRow:
     floor: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Settled:
     """A row has its reply, and the reply is on disk."""
 
@@ -31,7 +32,7 @@ class Settled:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Parted:
     """One PART of a query."""
 
@@ -40,7 +41,7 @@ class Parted:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Finished:
     """A query is answered, or will not be: `code` 503 when the connection died over it."""
 
@@ -50,7 +51,7 @@ class Finished:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Welcomed:
     """The broker knows this session now, under this name."""
 
@@ -59,7 +60,7 @@ class Welcomed:
     term: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Parked:
     """The link has stopped until `knock` is called: the name is held by another, or this key may not."""
 
@@ -69,21 +70,21 @@ class Parked:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mail:
     """There is something to offer, or `more` waits beyond the window."""
 
     more: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Lost:
     """The connection is gone; the link dials again by itself."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ended:
     """The broker has said goodbye."""
 

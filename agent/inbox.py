@@ -7,18 +7,19 @@ nothing of requests, nor how a message is shown.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.book import LEDGER_KEPT, Book, DropShown, PutShown, Shown
 from agent.effects import Batch, Mail
 from bus import wire
+from bus.record import record
 
 LEDGER_SLACK = 1000  # how far the ledger may outgrow its limit before it is trimmed
 
 PROOF_MAX = 64  # characters the broker keeps of a proof
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Letter:
     """A message as it waits here. `deadline` is 0 or when it expires by this machine's clock, in ms."""
 

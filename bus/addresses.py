@@ -6,11 +6,11 @@ Knows the core and the grammar; changes nothing but to open a mailbox where `new
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from bus import names, wire
 from bus.core import Core, Who
 from bus.errors import Code, Refused
+from bus.record import record
 from bus.sessions import make_mailbox
 from bus.world import Mailbox
 
@@ -18,7 +18,7 @@ DAY_MS = 24 * 3600 * 1000
 LISTED = 8
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Target:
     """One recipient, or why the address has none."""
 

@@ -8,26 +8,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from bus.record import record
 from bus.roll import Roll
 from bus.wire import Command
 from bus.world import Entry, Mailbox, Outbox, Rule
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PutMailbox:
     """Insert or replace the row of a mailbox (everything but `pending`)."""
 
     mailbox: Mailbox
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PutOutbox:
     """Insert or replace `high` and `floor` of an outbox; replies below the floor may be forgotten by load()."""
 
     outbox: Outbox
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AddOp:
     """One operation of the journal, with the reply it was given."""
 
@@ -43,7 +44,7 @@ class AddOp:
     who: str  # name@host of the sender, as it was
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AddMessage:
     """A message. It is identified by (sender, id): a key cannot clash with another key's ids, nor read their text
     by naming one. The same pair again is the same message: the first stays.
@@ -64,7 +65,7 @@ class AddMessage:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AddDelivery:
     """One copy of message (sender, msg) in one mailbox. `name` is the recipient's as it was."""
 
@@ -79,7 +80,7 @@ class AddDelivery:
     quiet: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AddRefusal:
     """A recipient that got no copy, and why; `talkbus why` tells it."""
 
@@ -92,7 +93,7 @@ class AddRefusal:
     ts: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Release:
     """A held delivery goes on as stored, under a new number: it comes after what came meanwhile."""
 
@@ -103,7 +104,7 @@ class Release:
     proof: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Move:
     """A step of a delivery. A step that has a time keeps it. `settled` says that it leaves the working set."""
 
@@ -115,7 +116,7 @@ class Move:
     settled: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MoveById:
     """A step of a delivery named by message id: acked, answered, or one that is told late. `host` is the sender's,
     "" for any. It never settles, and never touches what is held.
@@ -129,7 +130,7 @@ class MoveById:
     host: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PutState:
     """Write a value of shared state."""
 
@@ -137,21 +138,21 @@ class PutState:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DropState:
     """Remove a key of shared state."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PutRule:
     """Write a rule of the policy; one about the same goes."""
 
     rule: Rule
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DropRule:
     """Remove a rule of the policy."""
 
@@ -159,7 +160,7 @@ class DropRule:
     about: tuple[str, str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PutPause:
     """All mail to the mailboxes of `key` is held since then; 0 ends it."""
 
@@ -167,7 +168,7 @@ class PutPause:
     since: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PutMeta:
     """A single value of the database: `prune_before`. (store, seq and chain follow from AddOp and creation.)"""
 
@@ -194,7 +195,7 @@ Write = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Send:
     """One command for one route."""
 
@@ -202,7 +203,7 @@ class Send:
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Push:
     """A MSG for one route. The shell takes what is not here (name, text, tag, …) from `store.message(sender, id)`,
     which keeps fresh ones at hand.
@@ -219,7 +220,7 @@ class Push:
     quiet: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Read:
     """A query the disk answers, after the commit: PARTs and a DONE for `r`."""
 
@@ -232,7 +233,7 @@ class Read:
     role: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Recall:
     """A request below the floor: the journal tells its reply (REP), or that it was another one (ERR 409)."""
 
@@ -242,7 +243,7 @@ class Recall:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     """One event of activity; `seq` is given by the core, the boot nonce by the shell."""
 
@@ -252,17 +253,17 @@ class Event:
     fields: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Admit:
     """Listen at the enrolment port, until told otherwise; and tell `broker.enrolling(port)` where that is."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Shut:
     """Listen at the enrolment port no more."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Greet:
     """An answer at the enrolment port."""
 
@@ -270,7 +271,7 @@ class Greet:
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cut:
     """A machine is not on the roll any more, or may do less: whoever listens to activity must prove his key again."""
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, field, fields
 from typing import Any
 
 import msgpack
 
 from bus.errors import Code, LocalError, RemoteError
+from bus.record import record
 
 SIGNATURE = b"TB\x01"
 
@@ -45,7 +46,7 @@ NUM_MAX = 2**53
 Ranges = Sequence[Sequence[int]]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Hello:
     mode: str
     inst: str
@@ -58,7 +59,7 @@ class Hello:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Req:
     q: int
     floor: int
@@ -68,7 +69,7 @@ class Req:
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ack:
     ranges: Ranges
     proof: str = ""
@@ -76,31 +77,31 @@ class Ack:
     resync: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Qry:
     r: int
     what: str
     args: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ping:
     k: int = 0
     st: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bye:
     leave: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Enroll:
     token: str = field(repr=False)
     label: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Welcome:
     name: str
     id: str
@@ -114,7 +115,7 @@ class Welcome:
     now: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rep:
     q: int
     code: int
@@ -123,7 +124,7 @@ class Rep:
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Msg:
     n: int
     prev: int
@@ -144,14 +145,14 @@ class Msg:
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Part:
     r: int
     value: dict[str, Any]
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Done:
     r: int
     code: int
@@ -159,7 +160,7 @@ class Done:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pong:
     k: int
     high: int
@@ -168,7 +169,7 @@ class Pong:
     now: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Err:
     code: int
     of: str = ""
@@ -180,7 +181,7 @@ class Err:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Gone:
     code: int
     term: int = 0
@@ -229,7 +230,7 @@ def _ranges(value: Any) -> bool:
 CHECKS: dict[str, Callable[[Any], bool]] = dict(num=_num, text=_text, flag=_flag, map=_map, ranges=_ranges)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Field:
     """One key of a head: its type in the table, the attribute that carries it, and its default."""
 
@@ -241,7 +242,7 @@ class Field:
     default: Any
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Spec:
     """One row of the table of commands."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from typing import Any
 
 from bus.core import Core, Session
 from bus.errors import Code, Refused
+from bus.record import record
 from bus.wire import CHECKS, Req
 from bus.world import Mailbox
 
@@ -19,7 +20,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Answer:
     """What an operation came to; it is saved with the request's number."""
 
@@ -31,7 +32,7 @@ class Answer:
 Handler = Callable[[Core, Session, Req], Answer]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Op:
     """One row of the table of operations; `schema` is written as in PROTOCOL.md §10."""
 
