@@ -153,6 +153,9 @@ def _inbox(ask: Ask) -> Iterator[Part]:
     if "after" in ask.read.args:
         where.append("d.n > ?")
         values.append(ask.num("after"))
+    if "before" in ask.read.args:
+        where.append("d.n < ?")
+        values.append(ask.num("before"))
     if ids:
         where.append(f"m.id IN ({', '.join('?' * len(ids))})")
         values += ids

@@ -119,6 +119,8 @@ def test_inbox_filters(store: Store) -> None:
     assert numbers(limit=9999) == list(range(6, 31))
     assert numbers(limit=3, after=20) == [21, 22, 23]
     assert numbers(unread=False) == list(range(11, 31))
+    assert numbers(unread=False, limit=3, before=11) == [8, 9, 10]
+    assert numbers(unread=False, before=1) == []
     assert numbers(unread=False, oldest=True, limit=3) == [1, 2, 3]
     assert numbers(from_="ann") == numbers(from_="Ann@desk") == [6, 9, 12, 15, 18, 21, 24, 27, 30]
     assert numbers(from_="ann@far") == []
@@ -135,6 +137,7 @@ def test_inbox_filters(store: Store) -> None:
         {"limit": "x"},
         {"limit": -1},
         {"after": 2**60},
+        {"before": -1},
         {"unread": 1},
         {"ids": "x"},
         {"ids": [1]},
