@@ -163,6 +163,7 @@ def _stats(core: Core, session: Session, qry: wire.Qry) -> None:
         "chain": world.chain.hex(),
         "store": world.store,
         "writable": core.writable,
+        "prune_doubt": core.prune_doubt,
         "started": core.started,
         "now": core.now,
         "held": sum(1 for _ in policy.held_of(core, session.who.key)),

@@ -110,6 +110,7 @@ class Core:
         self.crowded: dict[bytes, None] = {}  # routes to be told, with the batch, that mail waits beyond the window
         self.events = 0
         self.writable = True
+        self.prune_doubt = ""  # why the shell does not prune as configured
         self.batch = Batch()
         self._dirty_mailboxes: dict[str, None] = {}
         self._dirty_outboxes: dict[str, None] = {}

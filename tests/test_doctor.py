@@ -292,3 +292,11 @@ def test_the_channel_says_what_else_it_needs(world: World, monkeypatch: pytest.M
     monkeypatch.delenv("DISABLE_TELEMETRY")
     assert world.look() == {}
     assert "dangerously-load-development-channels" in CliRunner().invoke(doctor, [], obj=Call(version="1")).stdout
+
+
+def test_why_nothing_is_pruned(world: World) -> None:
+    world.install()
+    world.broker()
+    world.stats["prune_doubt"] = "the clock is 400 days ahead of the mail"
+    (told,) = world.look()["pruning"]
+    assert told.startswith("warn: the clock is 400 days ahead of the mail -> set the broker's clock")

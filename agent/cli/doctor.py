@@ -164,6 +164,9 @@ def _asked(call: Call, record: Record | None, where: str) -> Iterator[Check]:
     elif record is not None:
         yield Check("version", "ok", record.version)
     yield _clock(stats, now)
+    if stats.get("prune_doubt"):
+        mend = "set the broker's clock, if that is wrong; else there is nothing to do"
+        yield Check("pruning", "warn", str(stats["prune_doubt"]), mend)
     yield from _sessions(call, peers)
 
 
