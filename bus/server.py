@@ -21,7 +21,7 @@ from bus.broker import Broker
 from bus.chores import Chores
 from bus.config import Config, Home
 from bus.core import Settings, Who
-from bus.daemon import Record, publish, spawned, stopped, unpublish
+from bus.daemon import Record, publish, refuse_a_second, spawned, stopped, unpublish
 from bus.discovery import announced
 from bus.effects import Admit, Batch, Cut, Greet, PutMeta, Shut
 from bus.errors import BusError, LocalError, StoreError
@@ -52,14 +52,17 @@ _NOW = int(zmq.NOBLOCK)  # a number is quicker than the library's enum
 def serve(home: Home, config: Config, *, version: str = "", ready: Callable[[Record], None] | None = None) -> int:
     """Be the broker of `home` until SIGTERM or SIGINT; returns the exit code of the process.
 
-    0 after a stop in good order, and at once when another broker holds the home or it was stopped on purpose;
-    1 when it cannot serve, with the reason as one line in the log. `ready` is told the record when it is published.
+    0 after a stop in good order; for one that was started by itself also when another broker holds the home, or it
+    was stopped on purpose. 1 when it cannot serve, with the reason as one line in the log. `ready` is told the record
+    when it is published.
     """
     log_to_stderr(config.log_level)
     try:
         private_dir(home.state)
         lock = FileLock(home.lock)
         if not lock.acquire():
+            if not spawned():
+                refuse_a_second(home)
             return 0
         try:
             if spawned() and stopped(home):

@@ -30,12 +30,13 @@ def up(call: Call, as_json: bool, foreground: bool) -> int:
     talkbus up
     talkbus up --foreground     for a service manager, or to watch it
     """
-    from bus.daemon import clear_stop, ensure_broker, published, spawned
+    from bus.daemon import clear_stop, ensure_broker, published, refuse_a_second, spawned
 
     if foreground:
         if call.serve is None:
             raise click.ClickException("the broker runs from the talkbus command only")
         if not spawned():
+            refuse_a_second(call.home)
             clear_stop(call.home)
         return call.serve(call.home, call.config)
     if call.hub is not None:
