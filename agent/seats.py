@@ -177,6 +177,16 @@ def living(home: Home) -> list[Live]:
     return [live for _, live in sorted(_lives(home), key=lambda pair: pair[0], reverse=True)]
 
 
+def bereaved(home: Home) -> list[Live]:
+    """Who sat where and was killed, while the client that was served goes on without another agent."""
+    served = {(live.client_pid, live.client_start) for live in living(home)}
+    ended = [live for _, live in _announced(home) if not alive(live.pid, live.start)]
+    orphans = {
+        (x.client_pid, x.client_start): x for x in ended if x.client_pid and alive(x.client_pid, x.client_start)
+    }
+    return [live for client, live in orphans.items() if client not in served]
+
+
 def session_of(home: Home, pids: Iterable[int]) -> Live | None:
     """The living session a process runs inside: that of the first of `pids` (its ancestors, the parent first) that is
     the client of one. None outside of every session.
@@ -292,6 +302,11 @@ def _read(folder: Path, lock: FileLock | None = None) -> Seat | None:
 
 def _lives(home: Home) -> Iterator[tuple[int, Live]]:
     """Those who are there, each with the time of its announcement."""
+    yield from ((at, live) for at, live in _announced(home) if alive(live.pid, live.start))
+
+
+def _announced(home: Home) -> Iterator[tuple[int, Live]]:
+    """The same with those who died without taking it back."""
     try:
         files = [folder / _LIVE for folder in home.agents.iterdir()]
     except OSError:
@@ -299,7 +314,7 @@ def _lives(home: Home) -> Iterator[tuple[int, Live]]:
     wanted: dict[str, Callable[..., Any]] = {f.name: int if "pid" in f.name else str for f in fields(Live)}
     for file in files:
         kept = _json(file, wanted)
-        if kept is not None and alive(kept["pid"], kept["start"]):
+        if kept is not None:
             yield _changed(file), Live(**kept)
 
 
