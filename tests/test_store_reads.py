@@ -212,8 +212,11 @@ def test_the_sender_sees_the_worst_copy(store: Store) -> None:
     assert ask(store, ANN, "message", id="abcdefg2")[0][0]["to"] == "cy, bob"
     store.apply([Move(CY.id, 1, "expired", 6, "", True)])
     assert (status(ANN), status(CY)) == ("expired", "expired")
-    store.apply([*sent("abcdefg3", 2, to=()), AddRefusal(ANN.id, "abcdefg3", "x", "", 404, "no", 1)])
-    assert ask(store, ANN, "message", id="abcdefg3")[0][0]["status"] == "refused"
+    refused = [AddRefusal(ANN.id, "abcdefg3", name, "", 404, "no", 1) for name in ("dan", "eve")]
+    store.apply([*sent("abcdefg3", 2, to=()), *refused, AddRefusal(CY.id, "abcdefg3", "fay", "", 404, "no", 1)])
+    for what, args in (("message", {"id": "abcdefg3"}), ("history", {"limit": 1})):
+        told = ask(store, ANN, what, **args)[0][0]
+        assert (told["status"], told["to"]) == ("refused", "dan, eve")
 
 
 def test_why_tells_the_ladder(store: Store) -> None:
