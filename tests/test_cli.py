@@ -144,11 +144,21 @@ def test_a_refused_recipient_is_exit_1_with_its_reason(script: Script) -> None:
 
 
 def test_a_send_refused_as_a_whole(script: Script) -> None:
-    script.settled = stored(code=422, text="'re' is no message id")
-    result = run(script, "send", "api", "hi", "--reply-to", "x", "--json")
+    script.settled = stored(code=422, text="the body is no text")
+    result = run(script, "send", "api", "hi", "--json")
     assert result.exit_code == exits.REFUSED
     told = json.loads(result.stdout)
-    assert told["to"] == [{"name": "api", "status": "refused", "code": 422, "text": "'re' is no message id"}]
+    assert told["to"] == [{"name": "api", "status": "refused", "code": 422, "text": "the body is no text"}]
+
+
+@pytest.mark.parametrize("command", ["send", "ask"])
+def test_an_answer_to_no_message_is_named_as_it_was_typed(script: Script, command: str) -> None:
+    result = run(script, command, "api", "hi", "--reply-to", "nonsense")
+    assert result.exit_code == exits.USAGE and not script.done
+    assert result.stderr.startswith("error: --reply-to: 'nonsense' is no message id (16 of a-z 2-7")
+    script.settled = stored(row("api"))
+    assert run(script, "send", "api", "hi", "--reply-to", f" {ID.upper()} ").exit_code == 0
+    assert script.done[-1][1]["re"] == ID
 
 
 def test_held_and_queued_are_success(script: Script) -> None:
