@@ -351,6 +351,18 @@ def test_the_channel_says_what_else_it_needs(world: World, monkeypatch: pytest.M
     assert "dangerously-load-development-channels" in CliRunner().invoke(doctor, [], obj=Call(version="1")).stdout
 
 
+def test_from_a_folder_that_was_removed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = world.user.parent / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    world.install()
+    assert list(world.look()) == ["folder"] and "cd to one" in world.look()["folder"][0]
+    refused = CliRunner().invoke(install, ["--scope", "project"], obj=Call(version="1"))
+    assert refused.exit_code == 1
+    assert refused.stderr == "error: the current folder was removed (cd to one that is there)\n"
+
+
 def test_why_nothing_is_pruned(world: World) -> None:
     world.install()
     world.broker()

@@ -68,7 +68,13 @@ def examine(call: Call) -> Iterator[Check]:
         yield from _broker(call)
     yield from _without_agent(call)
     yield from client(call.config.claude_bin if usable else "")
-    yield from installed(os.environ, Path.cwd())
+    if exits.nowhere():
+        yield Check(
+            "folder", "warn", "the current one was removed, so no project is looked at", "cd to one that is there"
+        )
+        yield from installed(os.environ, Path.home())
+    else:
+        yield from installed(os.environ, Path.cwd())
     if usable and call.config.delivery_channel:
         yield _channel()
 
