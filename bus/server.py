@@ -61,9 +61,10 @@ def serve(home: Home, config: Config, *, version: str = "", ready: Callable[[Rec
         private_dir(home.state)
         lock = FileLock(home.lock)
         if not lock.acquire():
-            if not spawned():
-                refuse_a_second(home)
-            return 0
+            if spawned():
+                return 0
+            refuse_a_second(home)
+            raise LocalError("the bus runs already, or ends just now (talkbus status; try again)")
         try:
             if spawned() and stopped(home):
                 return 0

@@ -105,9 +105,12 @@ class Reader:
         size = min(PAGE, limit)
         while True:
             answer = self.asker.ask("inbox", {**args, "limit": size}, 10.0)
-            # Cut for its size, it lacks the newest ones: asked for fewer, it is whole.
-            if not answer.text or len(answer.rows) >= size or size == 1:
+            whole = not answer.text or len(answer.rows) >= size
+            if whole or size == 1:
                 return answer.rows, len(answer.rows) >= size
+            # Cut for its size, it lacks the newest ones: they come next, or else it is asked for fewer.
+            if answer.rows and (args["unread"] or "after" in args):
+                return answer.rows, True
             size = max(1, min(len(answer.rows), size // 2))
 
 
