@@ -273,7 +273,8 @@ def pages(script: Script, count: int, octets: int = 1) -> None:
 
 @pytest.mark.parametrize("everything", [True, False])
 @pytest.mark.parametrize(
-    ("count", "limit", "octets"), [(1000, 450, 1), (400, 500, 1), (400, 400, 1), (1000, 10, 1), (250, 230, 200_000)]
+    ("count", "limit", "octets"),
+    [(1000, 450, 1), (400, 500, 1), (400, 400, 1), (1000, 10, 1), (250, 230, 200_000), (150, 130, 200_000)],
 )
 def test_more_than_the_broker_tells_at_once(
     script: Script, everything: bool, count: int, limit: int, octets: int

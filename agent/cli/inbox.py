@@ -22,6 +22,7 @@ from agent.cli.letters import message, print_letters
 from bus.errors import LocalError
 
 if TYPE_CHECKING:
+    from agent.asks import Answer
     from agent.person import Asker, Person
 
 PAGE = 200
@@ -72,46 +73,45 @@ class Reader:
     def _pages(self) -> Iterator[Rows]:
         """In order, the oldest unread ones or else the newest of all."""
         args, left = dict(self.args), self.limit
-        if not args["unread"] and left > PAGE:
+        if not args["unread"]:
+            if left <= PAGE:
+                answer = self._ask(args, left)
+                if not answer.text:
+                    yield answer.rows
+                    return
             args |= {"after": self._before_the_newest(), "oldest": True}
         while left:
-            rows, more = self._page(args, left)
-            if rows:
-                yield rows
-                left -= len(rows)
-                args |= {"after": int(rows[-1][0]["n"]), "oldest": True}
-            if not more:
-                return
+            size = min(PAGE, left)
+            answer = self._ask(args, size)
+            if answer.rows:
+                yield answer.rows
+                left -= len(answer.rows)
+                args |= {"after": int(answer.rows[-1][0]["n"]), "oldest": True}
+            if len(answer.rows) < size and not (answer.text and answer.rows):
+                return  # nor was it cut for its size
 
     def _before_the_newest(self) -> int:
         """The number after which the newest ones begin, as many as are to be shown."""
-        args, left = dict(self.args), self.limit
-        while True:
-            rows, more = self._page(args, left)
-            if not rows:
-                return int(args.get("before", 1)) - 1
-            first = int(rows[0][0]["n"])
+        args, left, size = dict(self.args), self.limit, PAGE
+        while left:
+            asked = min(size, left)
+            answer = self._ask(args, asked)
+            if answer.text and asked > 1:
+                size = asked // 2  # cut for its size, it lacks the newest ones
+                continue
+            if not answer.rows:
+                break
+            first = int(answer.rows[0][0]["n"])
             if first >= args.get("before", first + 1):
                 raise LocalError(
                     f"this broker tells {PAGE} of all messages at once only (upgrade it, or --limit {PAGE})"
                 )
-            left -= len(rows)
+            left -= len(answer.rows)
             args["before"] = first
-            if not more or not left:
-                return first - 1
+        return int(args.get("before", 1)) - 1
 
-    def _page(self, args: dict[str, Any], limit: int) -> tuple[Rows, bool]:
-        """At most `limit` and PAGE of them, and whether there may be more."""
-        size = min(PAGE, limit)
-        while True:
-            answer = self.asker.ask("inbox", {**args, "limit": size}, 10.0)
-            whole = not answer.text or len(answer.rows) >= size
-            if whole or size == 1:
-                return answer.rows, len(answer.rows) >= size
-            # Cut for its size, it lacks the newest ones: they come next, or else it is asked for fewer.
-            if answer.rows and (args["unread"] or "after" in args):
-                return answer.rows, True
-            size = max(1, min(len(answer.rows), size // 2))
+    def _ask(self, args: dict[str, Any], limit: int) -> Answer:
+        return self.asker.ask("inbox", {**args, "limit": limit}, 10.0)
 
 
 @click.command()
