@@ -27,7 +27,7 @@ def main() -> None:
     from agent.cli.call import Call
     from agent.cli.main import cli
 
-    own = Call(version=__version__, serve=_serve, unread=_unread, moved=_moved, audit=_audit)
+    own = Call(version=__version__, serve=_serve, unread=_unread, moved=_moved, look=_look, audit=_audit)
     cli.main(prog_name="talkbus", obj=own)
 
 
@@ -73,6 +73,13 @@ def _moved(home: Home, letters: list[dict[str, Any]]) -> None:
     from bus.leftover import moved
 
     moved(home, letters)
+
+
+def _look(path: Path) -> None:
+    """Whether the database of a bus that does not run can be opened."""
+    from bus.store_look import look
+
+    look(path)
 
 
 def _audit(path: Path, heads: list[tuple[str, str, int, str]]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from agent.effects import News, Parked, Settled, Welcomed
 from agent.link import Profile
 from agent.loop import Loop
 from agent.outbox import Outbox, StoredRow
-from agent.seats import Live, Seat, session_of, wait_seat
+from agent.seats import Live, Seat, script_seat, session_of, wait_seat
 from bus import joined, names
 from bus.config import Config, Home
 from bus.daemon import ensure_broker, published
@@ -41,7 +41,6 @@ REPLY_S = 5.0  # a broker that has welcomed answers within this
 DRAIN_S = 0.2  # whoever has the seat longer than that drains it himself
 OTHERS_S = 2.0  # for what calls under other names have left
 _LEFT = "left"  # a file in a seat: it has something to be sent, and who it is
-_LOCAL = ".cli"  # in the name of a folder only: a session may have a seat of the plain name
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +272,7 @@ class Person:
             seat = wait_seat(self.home, self._login, "human", timeout)
             self.name = seat.name
         else:
-            seat = wait_seat(self.home, self.name[: 63 - len(_LOCAL)] + _LOCAL, "script", timeout)
+            seat = wait_seat(self.home, script_seat(self.name), "script", timeout)
         try:
             yield seat
         finally:

@@ -7,6 +7,7 @@ links, brokers, or what stands in agent.db.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -29,7 +30,7 @@ _LIVE = "live.json"
 _LOCK = "lock"
 _DB = "agent.db"
 _SESSION = "session"
-_NAME_MAX = 63
+_SCRIPT = ".cli"  # in the name of a seat only: a session may have one of the plain name
 _TAKING_S = 10.0  # taking a seat is a matter of milliseconds; whoever holds the directory this long is stopped
 _POLL_S = 0.02
 
@@ -157,6 +158,15 @@ def wait_seat(home: Home, name: str, kind: Kind, timeout: float) -> Seat:
     return _read(seat.folder, seat.lock) or seat
 
 
+def script_seat(name: str) -> str:
+    """What the seat of a script is called: the script's name is in it, or begins it and its digest ends it."""
+    room = names.NAME_MAX - len(_SCRIPT)
+    if len(name) > room:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        name = f"{name[: room - 1 - len(digest)]}.{digest}"
+    return name + _SCRIPT
+
+
 def every(home: Home) -> list[Seat]:
     """All seats there are, in use or not; nothing is locked."""
     return sorted(_seats(home.agents), key=lambda seat: seat.name) if home.agents.is_dir() else []
@@ -165,6 +175,16 @@ def every(home: Home) -> list[Seat]:
 def living(home: Home) -> list[Live]:
     """Who sits where at this moment, the one that sat down last first."""
     return [live for _, live in sorted(_lives(home), key=lambda pair: pair[0], reverse=True)]
+
+
+def bereaved(home: Home) -> list[Live]:
+    """Who sat where and was killed, while the client that was served goes on without another agent."""
+    served = {(live.client_pid, live.client_start) for live in living(home)}
+    ended = [live for _, live in _announced(home) if not alive(live.pid, live.start)]
+    orphans = {
+        (x.client_pid, x.client_start): x for x in ended if x.client_pid and alive(x.client_pid, x.client_start)
+    }
+    return [live for client, live in orphans.items() if client not in served]
 
 
 def session_of(home: Home, pids: Iterable[int]) -> Live | None:
@@ -245,14 +265,14 @@ def _named_after(seat: Seat, base: str, numbered: bool) -> bool:
 def _numbered(name: str, base: str) -> bool:
     """Whether a name is what `_free_name` makes of another."""
     head, _, number = name.rpartition("-")
-    return number.isdecimal() and head == base[: _NAME_MAX - len(number) - 1].rstrip("-._")
+    return number.isdecimal() and head == base[: names.NAME_MAX - len(number) - 1].rstrip("-._")
 
 
 def _free_name(base: str, used: set[str]) -> str:
     name, number = base, 1
     while name in used:
         number += 1
-        name = f"{base[: _NAME_MAX - len(str(number)) - 1].rstrip('-._')}-{number}"
+        name = f"{base[: names.NAME_MAX - len(str(number)) - 1].rstrip('-._')}-{number}"
     return name
 
 
@@ -282,6 +302,11 @@ def _read(folder: Path, lock: FileLock | None = None) -> Seat | None:
 
 def _lives(home: Home) -> Iterator[tuple[int, Live]]:
     """Those who are there, each with the time of its announcement."""
+    yield from ((at, live) for at, live in _announced(home) if alive(live.pid, live.start))
+
+
+def _announced(home: Home) -> Iterator[tuple[int, Live]]:
+    """The same with those who died without taking it back."""
     try:
         files = [folder / _LIVE for folder in home.agents.iterdir()]
     except OSError:
@@ -289,7 +314,7 @@ def _lives(home: Home) -> Iterator[tuple[int, Live]]:
     wanted: dict[str, Callable[..., Any]] = {f.name: int if "pid" in f.name else str for f in fields(Live)}
     for file in files:
         kept = _json(file, wanted)
-        if kept is not None and alive(kept["pid"], kept["start"]):
+        if kept is not None:
             yield _changed(file), Live(**kept)
 
 

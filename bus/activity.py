@@ -22,7 +22,8 @@ from bus.world import Mailbox
 QUERIES = {
     "whoami": "",
     "peers": "all?:flag active?:num scope?:text",
-    "inbox": "ids?:list tag?:text from?:text re?:text kind?:text unread?:flag limit?:num after?:num oldest?:flag",
+    "inbox": "ids?:list tag?:text from?:text re?:text kind?:text unread?:flag limit?:num after?:num before?:num "
+    "oldest?:flag",
     "message": "id:text",
     "why": "id:text",
     "history": "peer?:text limit?:num before?:num",
@@ -162,6 +163,7 @@ def _stats(core: Core, session: Session, qry: wire.Qry) -> None:
         "chain": world.chain.hex(),
         "store": world.store,
         "writable": core.writable,
+        "prune_doubt": core.prune_doubt,
         "started": core.started,
         "now": core.now,
         "held": sum(1 for _ in policy.held_of(core, session.who.key)),

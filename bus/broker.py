@@ -185,7 +185,7 @@ class Broker:
         if not any(isinstance(effect, Admit) for effect in batch.doors):
             core.invitation = former.invitation
         core.started, core.events, core.counters = former.started, former.events, former.counters
-        core.told = former.told
+        core.told, core.prune_doubt = former.told, former.prune_doubt
         for event in batch.events:
             core.tally(event.topic, -1)  # what it tells has not happened
         core.lost_at, core.activity, core.governor = former.lost_at, former.activity, former.governor

@@ -28,8 +28,9 @@ AFTER_FAILURE = 5.0
 class Chores:
     """Call `noticed()` after each commit, `work()` when `due()` has come. Times are those of `clock`, in seconds."""
 
-    def __init__(self, store: Store, reader: Reader, clock: Callable[[], float]) -> None:
-        self._store, self._reader, self._clock = store, reader, clock
+    def __init__(self, store: Store, reader: Reader, clock: Callable[[], float], reach: Callable[[], int]) -> None:
+        """`reach` tells how far may be pruned, whatever was ordered (ms since 1970)."""
+        self._store, self._reader, self._clock, self._reach = store, reader, clock, reach
         now = clock()
         self._index_at: float | None = now + LATEST
         self._index_by: float | None = now + LATEST
@@ -50,6 +51,10 @@ class Chores:
                 return
             if kind is PutMeta:
                 self._prune_at = now
+
+    def prune(self) -> None:
+        """There may be something to prune."""
+        self._prune_at = self._clock()
 
     def due(self) -> float | None:
         """When there is something to do next; None for never."""
@@ -81,7 +86,7 @@ class Chores:
                 log.debug("%% %d messages indexed in %.1f ms", done, (now - begun) * 1000)
         begun = self._clock()
         if self._prune_at is not None and self._prune_at <= begun:
-            more = self._store.prune_piece()
+            more = self._store.prune_piece(reach=self._reach())
             now = self._clock()
             self._prune_at = now + REST * (now - begun) if more else None
             self._merge_at = self._merge_at or now + REST * (now - begun)

@@ -6,7 +6,6 @@ out.
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 from bus import governor, wire
 from bus.effects import Batch, Event, PutMailbox, PutOutbox, Send, Write
 from bus.roll import Role, Roll
+from bus.timers import Timers
 from bus.world import Mailbox, Outbox, World
 
 
@@ -110,10 +110,11 @@ class Core:
         self.crowded: dict[bytes, None] = {}  # routes to be told, with the batch, that mail waits beyond the window
         self.events = 0
         self.writable = True
+        self.prune_doubt = ""  # why the shell does not prune as configured
         self.batch = Batch()
         self._dirty_mailboxes: dict[str, None] = {}
         self._dirty_outboxes: dict[str, None] = {}
-        self._timers: list[tuple[int, str, tuple[Any, ...]]] = []
+        self.timers = Timers()
         self.stepped: set[tuple[str, str, str]] = set()  # (mailbox, message, host) offered in this batch, not pending
         self._octets: dict[str, int] = {}
         self._numbers: dict[str, dict[str, dict[str, int]]] = {}
@@ -170,16 +171,20 @@ class Core:
     # -- time ------------------------------------------------------------------------------------------------------
 
     def at(self, when: int, kind: str, *ref: Any) -> None:
-        """Ask for `tick` to look at `ref` at `when`. Nothing is cancelled: whoever looks checks first."""
-        heapq.heappush(self._timers, (when, kind, ref))
+        """Ask for `tick` to look at `ref` at `when`. Whoever looks checks first: not everything is called off."""
+        self.timers.add((when, kind, ref))
+
+    def call_off(self, when: int, kind: str, *ref: Any) -> None:
+        """What may lie far ahead and be over before is not kept until then. 0 is a time nothing was asked for."""
+        if when:
+            self.timers.call_off((when, kind, ref))
 
     def due(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        while self._timers and self._timers[0][0] <= self.now:
-            _, kind, ref = heapq.heappop(self._timers)
-            yield kind, ref
+        while (timer := self.timers.take(self.now)) is not None:
+            yield timer[1], timer[2]
 
     def next_timer(self) -> int | None:
-        return self._timers[0][0] if self._timers else None
+        return self.timers.next()
 
     # -- mailboxes -------------------------------------------------------------------------------------------------
 

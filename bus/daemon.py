@@ -126,6 +126,13 @@ def spawned(environ: Mapping[str, str] = os.environ) -> bool:
     return bool(environ.get(SPAWNED))
 
 
+def refuse_a_second(home: Home) -> None:
+    """LocalError when a broker runs here already, or is on its way up or down."""
+    running = _running(home)
+    if running is not None:
+        raise LocalError(f"the bus runs already, as process {running[0]} (talkbus status; talkbus down ends it)")
+
+
 def broker_command(root: Path = _ROOT) -> list[str]:
     """The command line that runs the broker whose code lies in `root`, from any folder."""
     python = [sys.executable, "-P"]

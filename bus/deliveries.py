@@ -115,6 +115,7 @@ def settle(core: Core, session: Session, ack: wire.Ack) -> None:
 def leave(core: Core, mailbox: Mailbox, n: int, status: str, proof: str, when: int) -> None:
     """A delivery is settled: it leaves the working set, and the holder's window."""
     pending = mailbox.pending.pop(n)
+    core.call_off(pending.expires, "expire", mailbox.id, n)
     session = core.holder(mailbox)
     if session is not None:
         session.open.pop(n, None)

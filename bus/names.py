@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from bus.errors import Code, Refused
 
+NAME_MAX = 63  # characters
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 KEY = re.compile(r"[A-Za-z0-9._:/@-]{1,200}\Z")
 PEER_ID = re.compile(r"[0-9a-f]{4,8}\Z")

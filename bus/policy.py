@@ -160,6 +160,7 @@ def named(core: Core, key: str, ident: str) -> list[tuple[Mailbox, Pending]]:
 def release(core: Core, mailbox: Mailbox, pending: Pending, proof: str) -> None:
     """It goes on as stored, behind what came meanwhile."""
     del mailbox.held[pending.n]
+    core.call_off(pending.expires, "expire", mailbox.id, pending.n)
     former = pending.n
     mailbox.top += 1
     pending.n, pending.status, pending.why = mailbox.top, "stored", ""
@@ -184,6 +185,7 @@ def release(core: Core, mailbox: Mailbox, pending: Pending, proof: str) -> None:
 def drop(core: Core, mailbox: Mailbox, pending: Pending, status: str, proof: str) -> None:
     """It is settled without ever having been shown: `failed` by a person's word, `expired` by its own time."""
     del mailbox.held[pending.n]
+    core.call_off(pending.expires, "expire", mailbox.id, pending.n)
     core.weigh(mailbox, -pending.size)
     core.write(Move(mailbox.id, pending.n, status, core.now, proof, True))
     tell(core, mailbox, pending.msg, status, core.now, proof, pending)

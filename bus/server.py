@@ -21,7 +21,7 @@ from bus.broker import Broker
 from bus.chores import Chores
 from bus.config import Config, Home
 from bus.core import Settings, Who
-from bus.daemon import Record, publish, spawned, stopped, unpublish
+from bus.daemon import Record, publish, refuse_a_second, spawned, stopped, unpublish
 from bus.discovery import announced
 from bus.effects import Admit, Batch, Cut, Greet, PutMeta, Shut
 from bus.errors import BusError, LocalError, StoreError
@@ -30,6 +30,7 @@ from bus.private import private_dir
 from bus.processes import FileLock, start_time
 from bus.publishing import Publisher
 from bus.reading import Reader
+from bus.retention import DAY_MS, STEADY_MS, reach
 from bus.speaking import Voice
 from bus.store import Store
 from bus.surroundings import Clock, Wake, be_private_and_wide, log_to_stderr
@@ -44,7 +45,6 @@ SLEEP_MAX_MS = 60_000  # a deadline is of the wall clock, and that may be set
 REBIND_S = 0.5  # after which it is tried again to bind the port of activity
 PROBE_S = (0.25, 5.0)  # how soon a full disk is tried again: doubling, up to the latter
 PRUNE_ORDER_S = 3600.0
-DAY_MS = 86_400_000
 
 _NOW = int(zmq.NOBLOCK)  # a number is quicker than the library's enum
 
@@ -52,15 +52,19 @@ _NOW = int(zmq.NOBLOCK)  # a number is quicker than the library's enum
 def serve(home: Home, config: Config, *, version: str = "", ready: Callable[[Record], None] | None = None) -> int:
     """Be the broker of `home` until SIGTERM or SIGINT; returns the exit code of the process.
 
-    0 after a stop in good order, and at once when another broker holds the home or it was stopped on purpose;
-    1 when it cannot serve, with the reason as one line in the log. `ready` is told the record when it is published.
+    0 after a stop in good order; for one that was started by itself also when another broker holds the home, or it
+    was stopped on purpose. 1 when it cannot serve, with the reason as one line in the log. `ready` is told the record
+    when it is published.
     """
     log_to_stderr(config.log_level)
     try:
         private_dir(home.state)
         lock = FileLock(home.lock)
         if not lock.acquire():
-            return 0
+            if spawned():
+                return 0
+            refuse_a_second(home)
+            raise LocalError("the bus runs already, or ends just now (talkbus status; try again)")
         try:
             if spawned() and stopped(home):
                 return 0
@@ -124,7 +128,8 @@ class Shell:
         self.broker = Broker(store.load(), self._clock(), settings, door.roll)
         self._voice = Voice(door.router, self.broker, store, reader, self._clock)
         self._publisher = Publisher(door.xpub, secrets.token_hex(8))
-        self._chores = Chores(store, reader, time.monotonic)
+        self._chores = Chores(store, reader, time.monotonic, self._pruned_to)
+        self._prune_to = 0
         self._keep_ms = config.prune_days * DAY_MS
         self._order_at = time.monotonic()
         self._probe_at = 0.0
@@ -322,11 +327,21 @@ class Shell:
         self.broker.announce("bus.full", over=True)
         self._carry_out()
 
+    def _pruned_to(self) -> int:
+        """How far the orders are carried out. One that lies ahead is of a clock that was wrong."""
+        ordered = self.broker.world.prune_before
+        return ordered if ordered <= self._clock() else self._prune_to
+
     def _order_prune(self) -> None:
         """What a person configured is an order like any other, only nobody waits for its reply."""
-        before = self._clock() - self._keep_ms
-        world = self.broker.world
-        if before - world.prune_before < DAY_MS // 24 or before <= 0:
+        now, core, world = self._clock(), self.broker.core, self.broker.world
+        before, doubt = reach(now, self._keep_ms, self._store.newest(now - STEADY_MS), world.prune_before)
+        if doubt and doubt != core.prune_doubt:
+            log.warning("! %s", doubt)
+        core.prune_doubt, self._prune_to = doubt, before
+        if world.prune_before > now:
+            self._chores.prune()
+        if before - world.prune_before < DAY_MS // 24:
             return
         write = PutMeta("prune_before", before)
         try:

@@ -29,6 +29,7 @@ from bus.world import Entry, Mailbox, Outbox, Pending, Rule, Saved, World
 
 log = logging.getLogger("talkbus.broker")
 
+EVER = 1 << 53  # later than any time
 CACHE_MAX = 32 << 20  # octets of fresh texts kept for the pushes that follow a commit
 CACHE_ENTRY = 1024  # what an entry costs beside its text, about
 
@@ -236,8 +237,15 @@ class Store:
         with self._transaction("index"):
             return merge_some(self._db)
 
-    def prune_piece(self, limit: int = 100) -> bool:
-        """Look at the next `limit` messages (or 256 KiB) or operations older than `prune_before`; what may go goes.
+    def newest(self, before: int) -> int:
+        """When the newest message not newer than `before` was written, ms since 1970; 0 where there is none."""
+        with self._told("read"):
+            row = self._db.execute("SELECT coalesce(max(ts), 0) FROM messages WHERE ts <= ?", (before,)).fetchone()
+            return int(row[0])
+
+    def prune_piece(self, limit: int = 100, reach: int = EVER) -> bool:
+        """Look at the next `limit` messages (or 256 KiB) or operations older than `prune_before` and `reach`; what
+        may go goes.
 
         True when there is more; after False the next call begins anew. Unsettled mail and replies at or above an
         outbox's floor stay, whatever their age.
@@ -246,7 +254,7 @@ class Store:
             return False
         try:
             with self._transaction("prune"):
-                return self._pruner.piece(self._db, limit)
+                return self._pruner.piece(self._db, limit, reach)
         except StoreError:
             self._pruner = Pruner()
             raise

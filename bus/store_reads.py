@@ -128,9 +128,15 @@ def _seen(ask: Ask, row: Any) -> dict[str, Any]:
         mine = [c for c in copies if c[4] == ask.read.key]
     if mine:
         return _value(row, ask.now, mine[0][1], mine[0][0], bool(mine[0][2]))
-    names = ", ".join(c[1] for c in copies)
+    names = ", ".join(c[1] for c in copies) or _refused_to(ask, row)
     again = any(c[2] for c in copies)
     return _value(row, ask.now, names, copies[0][0] if copies else None, again)
+
+
+def _refused_to(ask: Ask, row: Any) -> str:
+    """Whom a message was meant for that nobody was given."""
+    sql = "SELECT name FROM refusals WHERE msg = ? AND sender = ? ORDER BY row"
+    return ", ".join(name for (name,) in ask.db.execute(sql, (row[1], row[4])))
 
 
 def _with_bodies(db: sqlite3.Connection, values: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Part]:
@@ -153,6 +159,9 @@ def _inbox(ask: Ask) -> Iterator[Part]:
     if "after" in ask.read.args:
         where.append("d.n > ?")
         values.append(ask.num("after"))
+    if "before" in ask.read.args:
+        where.append("d.n < ?")
+        values.append(ask.num("before"))
     if ids:
         where.append(f"m.id IN ({', '.join('?' * len(ids))})")
         values += ids

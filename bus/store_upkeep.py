@@ -86,9 +86,9 @@ class Pruner:
         self._seq = 0
         self._mail_done = False
 
-    def piece(self, db: sqlite3.Connection, limit: int) -> bool:
+    def piece(self, db: sqlite3.Connection, limit: int, reach: int) -> bool:
         """One piece inside the caller's transaction; False when all was looked at, and the next call begins anew."""
-        before = meta(db, "prune_before")
+        before = min(meta(db, "prune_before"), reach)
         if before != self._before:
             self._begin(before)
         if before == 0:

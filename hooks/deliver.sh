@@ -65,7 +65,7 @@ fi
 
 # take FILE KIND: claims it and adds it to $text; the claims are the positional parameters. At most 9,000 octets, or
 # one text: above 10,000 characters the client shows a preview.
-text= total=0 claimed= full=
+text= total=0 claimed= full= clock=
 take() {
     [ ! "$full" ] && named "$1" "$2" || return 1
     if [ "$claimed" ] && [ $((total + size)) -gt 9000 ]; then

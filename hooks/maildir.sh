@@ -1,4 +1,4 @@
-# What deliver.sh and rewake.sh share; sourced, and nothing but functions of the shell itself: no process is started.
+# What deliver.sh and rewake.sh share; sourced, and functions of the shell itself: no process is started but by in_time.
 # Names of texts and the folders are those of agent/delivery/maildir.py. POSIX sh: dash, busybox, bash.
 
 # find_dir [MAILDIRS]: sets $dir to the folder of our client, CLAUDE_PID; fails when there is none.
@@ -72,14 +72,26 @@ nth_word() {
     word=$1
 }
 
-# named FILE KIND: whether it has a name of ours; sets $name and $size, the length of its first line.
+# named FILE KIND: whether it has a name of ours and may be shown still; sets $name and $size, the length of its first
+# line.
 named() {
     name=${1##*/}
     case $name in *[!0-9a-z.]*) return 1 ;; esac
     case $name in [0-9]*."$2".[0-9]*.????????????) ;; *) return 1 ;; esac
     size=${name#*.*.}
+    until=${size#*.}
     size=${size%%.*}
     case $size in '' | *[!0-9]* | ???????*) return 1 ;; esac
+    case $until in *.*) in_time "${until%%.*}" ;; esac
+}
+
+# in_time UNTIL: whether that second is still to come. Only such a text costs a process, once for each $clock. Without
+# a clock it is not shown: its agent takes it back.
+clock=
+in_time() {
+    [ "$clock" ] || clock=$(date +%s 2>/dev/null) || clock=
+    case $1$clock in *[!0-9]* | ?????????????????????????*) return 1 ;; esac
+    [ "$1" ] && [ "$clock" ] && [ "$clock" -lt "$1" ]
 }
 
 # doing WHAT: what the session is doing, for the agent. Always of one length and written over what was there: to cut a

@@ -81,6 +81,7 @@ wake() {
 }
 
 while [ -d "$dir/new" ] && [ ! -e "$dir/native" ]; do
+    clock=
     for file in "$dir"/new/*; do
         named "$file" task && wake
     done

@@ -57,6 +57,24 @@ def test_time_to_live() -> None:
     assert rig.topics() == ["state.delete"] and list(rig.broker.world.state) == ["kept"]
 
 
+def test_what_ends_before_its_time_keeps_nothing() -> None:
+    """A year ahead, thousands of times over: values written again and deleted, mail that was shown, busy sessions."""
+    rig = bus("api", "web", settings=Settings(rate=10**9, burst=10**9))
+    year = 365 * 86_400_000
+    before = len(rig.broker.core.timers)
+    for n in range(1000):
+        rig.req(A, "state.set", {"key": "again", "ttl": year - n}, b"1")
+        rig.req(A, "state.set", {"key": f"k{n}", "ttl": year}, b"1")
+        rig.req(A, "state.delete", {"key": f"k{n}"})
+        rig.req(A, "status", {"activity": "busy", "busy": year + n})
+        rig.req(A, "send", {"to": ["web"], "ttl": year + n}, b"hi")
+        rig.say(B, {"c": "ACK", "ranges": [[n + 1, n + 1]]})
+    assert len(rig.broker.world.mailboxes) == 2 and not any(m.pending for m in rig.broker.world.mailboxes.values())
+    assert len(rig.broker.core.timers) <= before + 100
+    rig.pass_time(year + 1)
+    assert "state.delete" in rig.topics() and not rig.broker.world.state
+
+
 def test_time_to_live_outlives_the_broker() -> None:
     rig = bus("api")
     rig.req(A, "state.set", {"key": "lease", "ttl": 500}, b"1")

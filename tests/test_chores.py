@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bus.chores import Chores
 from bus.effects import PutMailbox, Read, Write
-from bus.store import Store
+from bus.store import EVER, Store
 from tests.test_store_reads import ANN, BOB, sent
 
 
@@ -25,7 +25,7 @@ class Day:
         self.now = 0.0
         self.store = Store.memory()
         self.store.apply([PutMailbox(ANN), PutMailbox(BOB)])
-        self.chores = Chores(self.store, Measured(), lambda: self.now)  # type: ignore[arg-type]
+        self.chores = Chores(self.store, Measured(), lambda: self.now, lambda: EVER)  # type: ignore[arg-type]
 
     def mail(self, number: int) -> None:
         writes: list[Write] = sent(f"m{number}", number, body=b"word%d and more" % number)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent.asks import Answer
 from agent.cli import exits
 from agent.cli.main import COMMANDS
 from agent.effects import Settled
@@ -143,11 +144,21 @@ def test_a_refused_recipient_is_exit_1_with_its_reason(script: Script) -> None:
 
 
 def test_a_send_refused_as_a_whole(script: Script) -> None:
-    script.settled = stored(code=422, text="'re' is no message id")
-    result = run(script, "send", "api", "hi", "--reply-to", "x", "--json")
+    script.settled = stored(code=422, text="the body is no text")
+    result = run(script, "send", "api", "hi", "--json")
     assert result.exit_code == exits.REFUSED
     told = json.loads(result.stdout)
-    assert told["to"] == [{"name": "api", "status": "refused", "code": 422, "text": "'re' is no message id"}]
+    assert told["to"] == [{"name": "api", "status": "refused", "code": 422, "text": "the body is no text"}]
+
+
+@pytest.mark.parametrize("command", ["send", "ask"])
+def test_an_answer_to_no_message_is_named_as_it_was_typed(script: Script, command: str) -> None:
+    result = run(script, command, "api", "hi", "--reply-to", "nonsense")
+    assert result.exit_code == exits.USAGE and not script.done
+    assert result.stderr.startswith("error: --reply-to: 'nonsense' is no message id (16 of a-z 2-7")
+    script.settled = stored(row("api"))
+    assert run(script, "send", "api", "hi", "--reply-to", f" {ID.upper()} ").exit_code == 0
+    assert script.done[-1][1]["re"] == ID
 
 
 def test_held_and_queued_are_success(script: Script) -> None:
@@ -242,6 +253,67 @@ def test_many_are_marked_in_pieces(script: Script) -> None:
     mailbox(script, *letters)
     assert run(script, "inbox", "--limit", "70").exit_code == 0
     assert [len(args["ids"]) for _, args, _ in script.done] == [32, 32, 6]
+
+
+def pages(script: Script, count: int, octets: int = 1) -> None:
+    """A mailbox as the broker tells it: at most 200 at once, and 16 MiB of text, of which the last are left out."""
+
+    def told(args: dict[str, Any]) -> Answer:
+        numbers = [n for n in range(1, count + 1) if args.get("after", 0) < n < args.get("before", count + 1)]
+        limit = min(args["limit"], 200)
+        first = args["unread"] or args.get("oldest", False)
+        numbers = numbers[:limit] if first else numbers[-limit:]
+        fit = numbers[: (16 << 20) // octets]
+        rows = [(letter(f"{n:016d}", n=n), b"x" * octets) for n in fit]
+        return Answer(rows, 200 if rows else 204, text="" if fit == numbers else "the answer is cut")
+
+    mailbox(script)
+    script.answers["inbox"] = told
+
+
+@pytest.mark.parametrize("everything", [True, False])
+@pytest.mark.parametrize(
+    ("count", "limit", "octets"),
+    [(1000, 450, 1), (400, 500, 1), (400, 400, 1), (1000, 10, 1), (250, 230, 200_000), (150, 130, 200_000)],
+)
+def test_more_than_the_broker_tells_at_once(
+    script: Script, everything: bool, count: int, limit: int, octets: int
+) -> None:
+    pages(script, count, octets)
+    result = run(script, "inbox", "--json", "--limit", str(limit), *(["--all"] if everything else []))
+    shown = [int(m["id"]) for m in json.loads(result.stdout)]
+    numbers = list(range(1, count + 1))
+    assert shown == (numbers[-limit:] if everything else numbers[:limit])
+    assert [int(ident[-16:]) for _, args, _ in script.done for ident in args["ids"]] == shown
+    text = run(script, "inbox", "--peek", "--limit", "3", *(["--all"] if everything else [])).stdout
+    assert text.count("\n\n") >= 2
+
+
+def test_what_was_read_before_is_not_marked_again(script: Script) -> None:
+    mailbox(script, (letter(status="injected"), b"old"), (letter("b" * 16, n=2), b"new"))
+    assert run(script, "inbox", "--all").exit_code == 0
+    assert [args["ids"] for _, args, _ in script.done] == [["h/" + "b" * 16]]
+
+
+def test_a_page_that_does_not_come_leaves_whole_output_and_the_last_unread(script: Script) -> None:
+    pages(script, 500)
+    tell = script.answers["inbox"]
+
+    def told(args: dict[str, Any]) -> Answer:
+        return tell(args) if args.get("after", 0) < 400 else Answer([], 503, text="gone")  # type: ignore[no-any-return]
+
+    script.answers["inbox"] = told
+    result = run(script, "inbox", "--json", "--limit", "500")
+    assert result.exit_code == exits.UNREACHABLE and len(json.loads(result.stdout)) == 400
+    assert sum(len(args["ids"]) for _, args, _ in script.done) == 200
+
+
+def test_a_broker_that_cannot_page_back_is_named(script: Script) -> None:
+    pages(script, 500)
+    tell = script.answers["inbox"]
+    script.answers["inbox"] = lambda args: tell({k: v for k, v in args.items() if k != "before"})
+    result = run(script, "inbox", "--all", "--limit", "500")
+    assert result.exit_code == exits.REFUSED and "--limit 200" in result.stderr and not result.stdout
 
 
 def test_ask_prints_the_answer(script: Script) -> None:

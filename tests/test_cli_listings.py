@@ -177,7 +177,15 @@ def test_config(script: Script) -> None:
     told = json.loads(run(script, "config", "show", "--json").stdout)
     found = {s["name"]: (s["value"], s["origin"]) for s in told["settings"]}
     assert found["limits.rate"] == (200, "file")
-    assert run(script, "config", "set", "limits.rat", "1").exit_code == exits.REFUSED
+    for name, words in (
+        ("limits.rat", "limits.rate"),
+        ("prt", "did you mean port"),
+        ("metrics.of", "did you mean metrics.port"),
+        ("xyzzy", "(talkbus config show lists them all)"),
+    ):
+        refused = run(script, "config", "set", name, "1")
+        assert refused.exit_code == exits.USAGE, name
+        assert refused.stderr.startswith(f"error: there is no setting '{name}' (") and words in refused.stderr
     assert "limits.rate" in run(script, "config", "show").stdout
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,10 @@ from bus.config import Home
 from bus.config import home as home_of
 from bus.daemon import Record, publish
 from bus.errors import Unreachable
+from bus.private import private_dir, write_private
 from bus.processes import start_time
+from bus.store import Store
+from bus.store_look import look
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes and hooks are POSIX's")
 
@@ -87,7 +91,7 @@ class World:
     def look(self, code: int = 0) -> dict[str, list[str]]:
         """The checks that are not ok: name -> "state: text -> mend"."""
         before = self._files()
-        result = CliRunner().invoke(doctor, ["--json"], obj=Call(version="1"))
+        result = CliRunner().invoke(doctor, ["--json"], obj=Call(version="1", look=look))
         assert result.exit_code == code, result.output
         assert self._files() == before
         told = json.loads(result.stdout)
@@ -283,6 +287,59 @@ def test_how_each_living_session_is_reached(world: World) -> None:
     assert "nothing wakes it" in found["session web"][0] and "is not on the bus" in found["session ops"][0]
 
 
+def test_a_client_whose_agent_was_killed(world: World) -> None:
+    """Whether or not the broker runs; not where another agent serves it by now, nor where the client has ended too."""
+    world.install()
+    with subprocess.Popen(["sleep", "60"]) as client, subprocess.Popen(["sleep", "60"]) as agent:
+        ends = [(process.pid, start_time(process.pid) or "") for process in (agent, client)]
+        take_seat(world.bus, "api", "/p/api").announce(Live(*ends[0], *ends[1], "api", "i", "/p"))
+        assert world.look() == {}
+        agent.kill()
+        agent.wait()
+        (told,) = world.look(1)["session api"]
+        assert f"process {agent.pid}, has died" in told and f"process {client.pid}, gets no mail" in told
+        assert "Reconnect" in told
+        successor = take_seat(world.bus, "api-2", "/p/api")
+        successor.announce(Live(os.getpid(), start_time(os.getpid()) or "", *ends[1], "api-2", "i", "/p"))
+        assert world.look() == {}
+        successor.leave()
+        assert world.look(1)
+        client.kill()
+        client.wait()
+        assert world.look() == {}
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_database_that_cannot_be_opened(world: World, stopped: bool) -> None:
+    world.install()
+    path = world.bus.bus_db
+    private_dir(path.parent)
+    if stopped:
+        write_private(world.bus.stop_mark, b"")
+    Store.open(path).close()
+    good = path.read_bytes()
+    assert "database" not in world.look()
+    broken = {
+        "is another program's database": good[:68] + b"\0\0\0\1" + good[72:],
+        "has schema 99": good[:60] + b"\0\0\0\x63" + good[64:],
+        "not a database": b"hello, this is a text and no database" * 100,
+        "malformed": good[:4096] + b"\xff" * (len(good) - 4096),
+    }
+    for words, data in broken.items():
+        path.write_bytes(data)
+        (told,) = world.look(1)["database"]
+        assert told.startswith("fail: ") and words in told and "move the file away" in told
+
+
+def test_a_database_whose_broker_was_killed_is_read_with_its_log(world: World) -> None:
+    world.install()
+    private_dir(world.bus.bus_db.parent)
+    store = Store.open(world.bus.bus_db)
+    log = world.bus.bus_db.with_name(world.bus.bus_db.name + "-wal")
+    assert log.stat().st_size and "database" not in world.look()
+    store.close()
+
+
 def test_the_channel_says_what_else_it_needs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.install()
     monkeypatch.setenv("DISABLE_TELEMETRY", "1")
@@ -292,3 +349,23 @@ def test_the_channel_says_what_else_it_needs(world: World, monkeypatch: pytest.M
     monkeypatch.delenv("DISABLE_TELEMETRY")
     assert world.look() == {}
     assert "dangerously-load-development-channels" in CliRunner().invoke(doctor, [], obj=Call(version="1")).stdout
+
+
+def test_from_a_folder_that_was_removed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = world.user.parent / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    world.install()
+    assert list(world.look()) == ["folder"] and "cd to one" in world.look()["folder"][0]
+    refused = CliRunner().invoke(install, ["--scope", "project"], obj=Call(version="1"))
+    assert refused.exit_code == 1
+    assert refused.stderr == "error: the current folder was removed (cd to one that is there)\n"
+
+
+def test_why_nothing_is_pruned(world: World) -> None:
+    world.install()
+    world.broker()
+    world.stats["prune_doubt"] = "the clock is 400 days ahead of the mail"
+    (told,) = world.look()["pruning"]
+    assert told.startswith("warn: the clock is 400 days ahead of the mail -> set the broker's clock")

@@ -120,6 +120,32 @@ def test_other_events_get_nothing(shell: list[str], maildir: Maildir, event: str
     assert maildir.box.fate(name) is Fate.WAITING
 
 
+def test_what_is_late_is_not_shown_though_nobody_takes_it_back(shell: list[str], maildir: Maildir) -> None:
+    now = time.time_ns() // 1_000_000
+    late = [maildir.put("late", kind, NOW, now) for kind in ("task", "note")]
+    assert deliver(shell, maildir, "PostToolUse") is None
+    waiting = waiter(shell, maildir)
+    until(lambda: maildir.waiter)
+    task = maildir.put("a task", "task", NOW, now + 3_600_000)
+    maildir.ring()
+    assert ended(waiting) == (2, b"", b"a task\n")
+    maildir.put("a note", "note", NOW, now + 3_600_000)
+    assert context(deliver(shell, maildir, "UserPromptSubmit")) == "a note"
+    assert maildir.box.waiting() == late and maildir.box.fate(task) is Fate.PRINTED
+    assert all(maildir.box.withdraw(name) for name in late)
+
+
+def test_without_a_clock_nothing_is_shown_late(shell: list[str], maildir: Maildir, tmp_path: Path) -> None:
+    name = maildir.put("a task", "task", NOW, time.time_ns() // 1_000_000 + 3_600_000)
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    for says in ("", "%s", "-5", "9" * 30):
+        (fake / "date").write_text(f"#!/bin/sh\necho '{says}'\n")
+        (fake / "date").chmod(0o700)
+        assert deliver(shell, maildir, "PostToolUse", PATH=f"{fake}:{os.environ['PATH']}") is None
+    assert maildir.box.fate(name) is Fate.WAITING
+
+
 def test_a_subagent_gets_nothing_and_a_tool_that_speaks_of_agents_does(shell: list[str], maildir: Maildir) -> None:
     maildir.put("a task", "task", NOW)
     sub = payload("PreToolUse", first={"agent_id": "a1", "agent_type": "x"}, tool_name="Bash")

@@ -34,11 +34,8 @@ OF_BUS_FOR_AGENTS = {
 PURE = {
     *(f"bus.{name}" for name in "errors names wire world effects core deliveries sessions addresses".split()),
     *(f"bus.{name}" for name in "requests activity broker ops ops.kinds ops.mail ops.naming ops.state".split()),
-    *(
-        f"bus.{name}"
-        for name in "ops.upkeep ops.machines store_writes roll z85 enrolment invitations plain record".split()
-    ),
-    *(f"bus.{name}" for name in "ops.hold policy governor journal metrics".split()),
+    *(f"bus.{name}" for name in "ops.upkeep ops.machines store_writes roll z85 enrolment invitations plain".split()),
+    *(f"bus.{name}" for name in "ops.hold policy governor journal metrics timers retention record".split()),
     *(f"agent.{name}" for name in "book effects sending inbox link".split()),
     *(f"agent.tap.{name}" for name in "items choosing words cells office office_scene top".split()),
 }

@@ -99,6 +99,17 @@ def test_one_who_died_over_it_leaves_a_doubt(box: Box) -> None:
     assert box.fate(name) is Fate.GONE
 
 
+def test_a_text_that_ends_says_so_in_its_name(box: Box) -> None:
+    name = box.put("one", "task", NOW, NOW + 1999)
+    assert f".{NOW // 1000 + 1}." in name and box.waiting() == [name]
+    claim = box.claim(name)
+    assert claim is not None and box.fate(name) is Fate.CLAIMED and box.text(name) == "one"
+    box.finish(claim)
+    assert box.fate(name) is Fate.PRINTED and box.names() == [name]
+    box.forget(name)
+    assert box.names() == []
+
+
 def test_names_of_others_are_not_ours(box: Box) -> None:
     for folder in ("new", "cur", "done"):
         (box.path / folder / "README").touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -99,7 +100,11 @@ def test_one_broker_for_one_home(home: Home, stack: ExitStack) -> None:
     record = home.start()
     second, pipe = home.spawn()
     os.close(pipe)
-    assert second.wait(DEADLINE) == 0
+    assert second.wait(DEADLINE) == 1 and f"already, as process {record.pid}" in home.said()
+    home.environ["TALKBUS_SPAWNED"] = "1"  # of two that are started at once, one finds itself the second
+    third, pipe = home.spawn()
+    os.close(pipe)
+    assert third.wait(DEADLINE) == 0
     assert home.record == record and alive(record.pid, record.start)
     stack.enter_context(home.session("alice")).post("bob", "still there")
 
@@ -415,6 +420,66 @@ def test_what_is_old_is_pruned_in_the_background(home: Home, stack: ExitStack) -
     wait_for(lambda: stats(view)["now"] > now + 1, "the next millisecond")
     assert alice.do("prune", {"before": now + 1}).code == 200
     wait_for(lambda: view.query("history").code == 204, "the messages pruned")
+
+
+AHEAD = "import time; real = time.time_ns; time.time_ns = lambda: real() + 400 * 86_400_000_000_000"
+
+
+def read_mail(home: Home, stack: ExitStack, count: int) -> None:
+    """Messages that were shown."""
+    with home.session("alice") as alice, home.session("bob") as bob:
+        for _ in range(count):
+            alice.post("bob", "old")
+            n = bob.hear(wire.Msg).n
+            bob.say(wire.Ack([[n, n]], "test"))
+        bob.say(wire.Ping(1))
+        bob.hear(wire.Pong)
+
+
+def changed_by_hand(home: Home, *statements: str) -> None:
+    with sqlite3.connect(home.paths.bus_db) as db:
+        for statement in statements:
+            db.execute(statement)
+    db.close()
+
+
+def test_a_clock_that_is_far_ahead_prunes_nothing_and_is_told(home: Home, stack: ExitStack) -> None:
+    home.start()
+    read_mail(home, stack, 3)
+    home.stop()
+    home.start(before=AHEAD)
+    with home.view() as view:
+        assert "400 days ahead" in stats(view)["prune_doubt"]
+    home.stop()
+    assert "400 days ahead" in home.said()
+    with sqlite3.connect(home.paths.bus_db) as db:
+        (ordered,) = db.execute("SELECT value FROM meta WHERE name = 'prune_before'").fetchone()
+    db.close()
+    assert ordered < time.time() * 1000
+    home.start()
+    with home.view() as view:
+        assert stats(view)["prune_doubt"] == "" and len(view.query("history").rows) == 3
+
+
+def test_an_order_of_a_clock_that_was_ahead_does_not_take_todays_mail(home: Home, stack: ExitStack) -> None:
+    home.start()
+    read_mail(home, stack, 3)
+    home.stop()
+    day, ahead = 86_400_000, int(time.time() * 1000) + 300 * 86_400_000
+    changed_by_hand(
+        home,
+        f"UPDATE meta SET value = {ahead} WHERE name = 'prune_before'",
+        f"UPDATE messages SET ts = ts - {40 * day} WHERE row = 1",
+        f"UPDATE messages SET ts = ts - {2 * day} WHERE row = 2",
+    )
+    home.start()
+    view = stack.enter_context(home.view())
+    assert "ahead ordered" in stats(view)["prune_doubt"]
+    wait_for(lambda: len(view.query("history").rows) < 3, "what is old to be pruned")
+    assert len(view.query("history").rows) == 2
+    alice = stack.enter_context(home.session("alice"))
+    refused = alice.do("prune", {"before": stats(view)["now"]})
+    assert refused.code == 409 and "clock" in refused.text
 
 
 # -- the disk --------------------------------------------------------------------------------------------------------

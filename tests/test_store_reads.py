@@ -119,6 +119,8 @@ def test_inbox_filters(store: Store) -> None:
     assert numbers(limit=9999) == list(range(6, 31))
     assert numbers(limit=3, after=20) == [21, 22, 23]
     assert numbers(unread=False) == list(range(11, 31))
+    assert numbers(unread=False, limit=3, before=11) == [8, 9, 10]
+    assert numbers(unread=False, before=1) == []
     assert numbers(unread=False, oldest=True, limit=3) == [1, 2, 3]
     assert numbers(from_="ann") == numbers(from_="Ann@desk") == [6, 9, 12, 15, 18, 21, 24, 27, 30]
     assert numbers(from_="ann@far") == []
@@ -135,6 +137,7 @@ def test_inbox_filters(store: Store) -> None:
         {"limit": "x"},
         {"limit": -1},
         {"after": 2**60},
+        {"before": -1},
         {"unread": 1},
         {"ids": "x"},
         {"ids": [1]},
@@ -209,8 +212,11 @@ def test_the_sender_sees_the_worst_copy(store: Store) -> None:
     assert ask(store, ANN, "message", id="abcdefg2")[0][0]["to"] == "cy, bob"
     store.apply([Move(CY.id, 1, "expired", 6, "", True)])
     assert (status(ANN), status(CY)) == ("expired", "expired")
-    store.apply([*sent("abcdefg3", 2, to=()), AddRefusal(ANN.id, "abcdefg3", "x", "", 404, "no", 1)])
-    assert ask(store, ANN, "message", id="abcdefg3")[0][0]["status"] == "refused"
+    refused = [AddRefusal(ANN.id, "abcdefg3", name, "", 404, "no", 1) for name in ("dan", "eve")]
+    store.apply([*sent("abcdefg3", 2, to=()), *refused, AddRefusal(CY.id, "abcdefg3", "fay", "", 404, "no", 1)])
+    for what, args in (("message", {"id": "abcdefg3"}), ("history", {"limit": 1})):
+        told = ask(store, ANN, what, **args)[0][0]
+        assert (told["status"], told["to"]) == ("refused", "dan, eve")
 
 
 def test_why_tells_the_ladder(store: Store) -> None:

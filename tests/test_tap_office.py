@@ -186,6 +186,14 @@ def test_screens(size: str, moment: str, now: int) -> None:
     compare(f"office-{moment}-{size}", seen(scene, wide, high))
 
 
+def test_a_narrow_feed_keeps_who_and_what_became_of_it() -> None:
+    scene = after(*STORY).scene(START + 3000)
+    last = lambda wide: [row for row in seen(scene, wide, 16).splitlines() if " → " in row][-1]  # noqa: E731
+    assert ":" in last(40) and "refused" in last(40)
+    for wide in (39, 24):
+        assert ":" not in last(wide) and last(wide).startswith("│ bob@") and "refused" in last(wide)
+
+
 def test_screen_in_ascii() -> None:
     text = seen(after(*STORY).scene(START + 2400), 80, 24, ascii_only=True)
     assert text.isascii()

@@ -101,6 +101,13 @@ def test_the_connection_is_lost() -> None:
     assert top.table(START).remark == "it is over"
 
 
+def test_a_narrow_screen_keeps_what_counts() -> None:
+    table = after(snapshot(), stored(START, ONE, seq=11)).table(START)
+    head = lambda wide: as_text(draw_top(table, "unread", wide, 8)).splitlines()[1].split()  # noqa: E731
+    assert head(60)[:2] == ["session", "is"] and head(39) == ["session", "unread"] and head(20) == ["session"]
+    assert "q quits" in as_text(draw_top(table, "unread", 20, 8))
+
+
 def test_screens() -> None:
     top = after(*STORY)
     for wide, high in ((120, 12), (80, 24), (60, 20)):

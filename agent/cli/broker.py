@@ -6,6 +6,7 @@ None of them needs a seat. `status`, `config`, `version` and `down` never start 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,12 +31,13 @@ def up(call: Call, as_json: bool, foreground: bool) -> int:
     talkbus up
     talkbus up --foreground     for a service manager, or to watch it
     """
-    from bus.daemon import clear_stop, ensure_broker, published, spawned
+    from bus.daemon import clear_stop, ensure_broker, published, refuse_a_second, spawned
 
     if foreground:
         if call.serve is None:
             raise click.ClickException("the broker runs from the talkbus command only")
         if not spawned():
+            refuse_a_second(call.home)
             clear_stop(call.home)
         return call.serve(call.home, call.config)
     if call.hub is not None:
@@ -256,6 +258,8 @@ def config_set(call: Call, name: str, value: str, as_json: bool) -> None:
     """
     from bus.config import SETTINGS, set_value
 
+    if name not in SETTINGS:
+        raise click.UsageError(f"there is no setting {name[:80]!r} ({_meant(name, SETTINGS)})")
     written = set_value(call.home, name, value)
     if as_json:
         show.document({"name": name, "value": written, "file": str(call.home.config_file)})
@@ -263,6 +267,15 @@ def config_set(call: Call, name: str, value: str, as_json: bool) -> None:
         click.echo(f"{name} = {_plain(written)} in {call.home.config_file}")
     if SETTINGS[name].env and call.config.origin(name) == "environment":
         show.note(f"{SETTINGS[name].env} is set and goes before it")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = near or [one for one in known if one.partition(".")[0] == name.partition(".")[0]]
+    asked = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{asked}talkbus config show lists them all"
 
 
 def _plain(value: object) -> str:

@@ -29,13 +29,15 @@ VIEW_S = 5.0
 @dataclass
 class Call:
     """Made once by talkbus.py, which alone knows the broker's side: `serve` runs the broker in this process, `unread`
-    and `moved` read the mail of a bus that does not run, and mark it as moved, `audit` looks through a journal.
+    and `moved` read the mail of a bus that does not run, and mark it as moved, `look` tells whether its database can
+    be opened (StoreError), `audit` looks through a journal.
     """
 
     version: str = ""
     serve: Callable[[Home, Config], int] | None = None
     unread: Callable[[Home], list[dict[str, Any]]] | None = None
     moved: Callable[[Home, list[dict[str, Any]]], None] | None = None
+    look: Callable[[Path], None] | None = None
     audit: Callable[[Path, list[RememberedHead]], dict[str, Any]] | None = None
     as_name: str = ""
 

@@ -66,8 +66,15 @@ def examine(call: Call) -> Iterator[Check]:
         yield Check("config", "warn" if unknown else "ok", told, "remove it" if unknown else "")
     if usable:
         yield from _broker(call)
+    yield from _without_agent(call)
     yield from client(call.config.claude_bin if usable else "")
-    yield from installed(os.environ, Path.cwd())
+    if exits.nowhere():
+        yield Check(
+            "folder", "warn", "the current one was removed, so no project is looked at", "cd to one that is there"
+        )
+        yield from installed(os.environ, Path.home())
+    else:
+        yield from installed(os.environ, Path.cwd())
     if usable and call.config.delivery_channel:
         yield _channel()
 
@@ -132,12 +139,26 @@ def _broker(call: Call) -> Iterator[Check]:
         where = f"process {record.pid}, {record.router}"
     elif stopped(call.home):
         yield Check("broker", "warn", "stopped with 'talkbus down'; mail waits", "talkbus up")
+        yield from _database(call)
         return
     else:
         yield Check("broker", "ok", "does not run; the next session or send starts it")
+        yield from _database(call)
         yield _port(call)
         return
     yield from _asked(call, record, where)
+
+
+def _database(call: Call) -> Iterator[Check]:
+    """Whether a broker could open what the last one left."""
+    if call.look is None or not os.path.lexists(call.home.bus_db):
+        return
+    try:
+        call.look(call.home.bus_db)
+    except BusError as error:
+        yield _from_error("database", error)
+    else:
+        yield Check("database", "ok", "can be opened")
 
 
 def _asked(call: Call, record: Record | None, where: str) -> Iterator[Check]:
@@ -164,6 +185,9 @@ def _asked(call: Call, record: Record | None, where: str) -> Iterator[Check]:
     elif record is not None:
         yield Check("version", "ok", record.version)
     yield _clock(stats, now)
+    if stats.get("prune_doubt"):
+        mend = "set the broker's clock, if that is wrong; else there is nothing to do"
+        yield Check("pruning", "warn", str(stats["prune_doubt"]), mend)
     yield from _sessions(call, peers)
 
 
@@ -210,6 +234,17 @@ def _sessions(call: Call, peers: list[dict[str, Any]]) -> Iterator[Check]:
             yield Check(name, "ok", f"is woken by {wake}")
         else:
             yield Check(name, "warn", "nothing wakes it; it sees mail when it next does something", "talkbus install")
+
+
+def _without_agent(call: Call) -> Iterator[Check]:
+    """Clients that live on without the agent that was to serve them."""
+    from agent.seats import bereaved
+
+    for live in bereaved(call.home):
+        told = f"its agent, process {live.pid}, has died; the client, process {live.client_pid}, gets no mail"
+        yield Check(
+            f"session {live.name}", "fail", told, "in that session: /mcp, talkbus, Reconnect; or start it anew"
+        )
 
 
 def _channel() -> Check:

@@ -90,9 +90,21 @@ def _code(command: Callable[[], Any]) -> int:
     except BrokenPipeError:
         return REFUSED
     except OSError as error:
-        told(f"{error.strerror or error} (check the disk and the terminal)")
+        if isinstance(error, FileNotFoundError) and nowhere():
+            told("the current folder was removed (cd to one that is there)")
+        else:
+            told(f"{error.strerror or error} (check the disk and the terminal)")
         return REFUSED
     return code if isinstance(code, int) and not isinstance(code, bool) else DONE
+
+
+def nowhere() -> bool:
+    """Whether the current folder was removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def told(text: str) -> None:

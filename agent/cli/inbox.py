@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,16 @@ from agent.cli.call import Call, Rows, acting, as_json, pass_call
 from agent.cli.finite import Finite
 from agent.cli.follow import following
 from agent.cli.letters import message, print_letters
+from bus.errors import LocalError
 
 if TYPE_CHECKING:
+    from agent.asks import Answer
     from agent.person import Asker, Person
 
 PAGE = 200
 SETTLED_AT_ONCE = 32  # ids of one request: its head has 4096 octets
 READER_S = 10.0
+UNREAD = ("stored", "offered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,31 +45,73 @@ class Reader:
     def show(self) -> int:
         """Show what is there, then mark it; returns how many. Nothing is printed when there is nothing.
 
-        Two readers of one mailbox take turns, so that none shows what the other one does.
+        Two readers of one mailbox take turns, so that none shows what the other one does. At most two pages are in
+        memory. When a later page does not come, what was printed is whole, and the last of it stays unread.
         """
+        count, printed = 0, Rows()
         with nullcontext() if self.peek else self.person.reading(READER_S):
-            rows = self._fetch()
-            if not rows:
-                return 0
-            if self.as_json:
-                show.document([message(value, body) for value, body in rows])
-            else:
-                print_letters(rows)
+            listing = show.Listing()
+            try:
+                for rows in self._pages():
+                    if self.as_json:
+                        listing.add(message(value, body) for value, body in rows)
+                    else:
+                        print_letters(rows, more=count > 0)
+                    left_this_process()
+                    self._mark(printed)
+                    count, printed = count + len(rows), rows
+            finally:
+                listing.end()
             left_this_process()
-            if not self.peek:
-                mark(self.person, rows)
-        return len(rows)
+            self._mark(printed)
+        return count
 
-    def _fetch(self) -> Rows:
-        found: Rows = []
-        args = dict(self.args)
-        while len(found) < self.limit:
-            page = self.asker.ask("inbox", {**args, "limit": min(PAGE, self.limit - len(found))}, 10.0).rows
-            found += page
-            if len(page) < PAGE:
+    def _mark(self, rows: Rows) -> None:
+        if rows and not self.peek:
+            mark(self.person, rows)
+
+    def _pages(self) -> Iterator[Rows]:
+        """In order, the oldest unread ones or else the newest of all."""
+        args, left = dict(self.args), self.limit
+        if not args["unread"]:
+            if left <= PAGE:
+                answer = self._ask(args, left)
+                if not answer.text:
+                    yield answer.rows
+                    return
+            args |= {"after": self._before_the_newest(), "oldest": True}
+        while left:
+            size = min(PAGE, left)
+            answer = self._ask(args, size)
+            if answer.rows:
+                yield answer.rows
+                left -= len(answer.rows)
+                args |= {"after": int(answer.rows[-1][0]["n"]), "oldest": True}
+            if len(answer.rows) < size and not (answer.text and answer.rows):
+                return  # nor was it cut for its size
+
+    def _before_the_newest(self) -> int:
+        """The number after which the newest ones begin, as many as are to be shown."""
+        args, left, size = dict(self.args), self.limit, PAGE
+        while left:
+            asked = min(size, left)
+            answer = self._ask(args, asked)
+            if answer.text and asked > 1:
+                size = asked // 2  # cut for its size, it lacks the newest ones
+                continue
+            if not answer.rows:
                 break
-            args |= {"after": int(page[-1][0]["n"]), "oldest": True}
-        return found
+            first = int(answer.rows[0][0]["n"])
+            if first >= args.get("before", first + 1):
+                raise LocalError(
+                    f"this broker tells {PAGE} of all messages at once only (upgrade it, or --limit {PAGE})"
+                )
+            left -= len(answer.rows)
+            args["before"] = first
+        return int(args.get("before", 1)) - 1
+
+    def _ask(self, args: dict[str, Any], limit: int) -> Answer:
+        return self.asker.ask("inbox", {**args, "limit": limit}, 10.0)
 
 
 @click.command()
@@ -167,7 +212,7 @@ def left_this_process() -> None:
 
 def mark(person: Person, rows: Rows) -> None:
     """Mark messages as shown. What cannot be told now is on this disk and told with the next call."""
-    idents = [f"{value.get('host', '')}/{value['id']}" for value, _ in rows]
+    idents = [f"{value.get('host', '')}/{value['id']}" for value, _ in rows if value.get("status") in UNREAD]
     for start in range(0, len(idents), SETTLED_AT_ONCE):
         part = idents[start : start + SETTLED_AT_ONCE]
         outcome = person.submit("settle", {"ids": part, "proof": "printed"})

@@ -100,7 +100,8 @@ def _where(scope: Any) -> Places:
 
     if sys.platform == "win32":
         raise click.ClickException("hooks and status line need a POSIX shell (run both in WSL)")
-    return places(scope, os.environ, Path.cwd())
+    # What is the user's is the same from everywhere, also from a folder that was removed.
+    return places(scope, os.environ, Path.home() if scope == "user" else Path.cwd())
 
 
 def _shown(plan: Plan, where: Places, dry_run: bool, as_json: bool, more: dict[str, Any]) -> bool:

@@ -31,8 +31,8 @@ def sender(value: dict[str, Any]) -> str:
     return str(value.get("from", ""))
 
 
-def print_letters(rows: Rows, statuses: bool = False) -> None:
-    """Each message whole, with an empty line between two."""
+def print_letters(rows: Rows, statuses: bool = False, more: bool = False) -> None:
+    """Each message whole, with an empty line between two, and before the first when there are `more` above."""
     from agent.render import Letter, render_terminal
 
     for number, (value, body) in enumerate(rows):
@@ -49,7 +49,7 @@ def print_letters(rows: Rows, statuses: bool = False) -> None:
             body=body,
             repeat=bool(value.get("again")) and not statuses,
         )
-        if number:
+        if number or more:
             click.echo()
         click.echo(render_terminal(letter, show.now_ms(), show.colour()))
         if statuses:

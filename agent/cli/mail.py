@@ -128,9 +128,23 @@ def draft(
     if not recipients:
         raise click.UsageError("there is no recipient (talkbus send TO BODY)")
     args: dict[str, Any] = {"to": recipients}
+    if reply_to is not None:
+        reply_to = message_id(reply_to, "--reply-to")
     optional = {"tag": tag, "re": reply_to, "ttl": int(ttl * 1000) if ttl else None, "new": new or None}
     args.update({key: value for key, value in optional.items() if value is not None})
     return Draft(args, _body(text, file), raw)
+
+
+def message_id(text: str, option: str) -> str:
+    """An id as it was typed for `option`. UsageError for what is none."""
+    from bus.names import MESSAGE_ID
+
+    ident = text.strip().lower()
+    if not MESSAGE_ID.match(ident):
+        raise click.UsageError(
+            f"{option}: {ident[:40]!r} is no message id (16 of a-z 2-7, as inbox and history show it behind 'id')"
+        )
+    return ident
 
 
 def addresses(text: str) -> list[str]:

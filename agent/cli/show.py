@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -18,6 +19,25 @@ import click
 def document(value: Any) -> None:
     """One JSON document. ASCII only, so that nothing in it can reach a terminal's controls."""
     click.echo(json.dumps(value, indent=2))
+
+
+class Listing:
+    """A JSON list that is printed as it comes, as `document` prints a whole one. `end` it when anything was added."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, values: Iterable[Any]) -> None:
+        """Print further items."""
+        for value in values:
+            click.echo(",\n" if self._count else "[\n", nl=False)
+            click.echo(textwrap.indent(json.dumps(value, indent=2), "  "), nl=False)
+            self._count += 1
+
+    def end(self) -> None:
+        """Close the list; without items nothing is printed."""
+        if self._count:
+            click.echo("\n]")
 
 
 def line(value: Any) -> None:

@@ -37,6 +37,11 @@ class Flight:
     def keys(self) -> list[str]:
         return [letter.key for letter in self.letters]
 
+    @property
+    def until(self) -> int:
+        """When the time of the first of them is over, in ms of the link's clock; 0 for never."""
+        return min((letter.deadline for letter in self.letters if letter.deadline), default=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

@@ -161,6 +161,7 @@ class Ladder:
         self._look()
         for flight in list(self._flights):
             await self._judge(flight, now)
+        await self._take_back_late()
         if any(f.path == "hook" and f.task for f in self._flights) and self._native_open(now):
             await self._take_back()  # the waiter was sent away, and nobody would ring
         waiting = await self._call(self._waiting)
@@ -263,8 +264,9 @@ class Ladder:
         text = native.marked(self._text(letters, left, HOOK_BUDGET), flight.nonce)
         self._parser.watch(flight.nonce, flight.nonce)
         wall = time.time_ns() // 1_000_000
+        until = flight.until and wall + flight.until - await self._call(lambda _link, at: at)
         try:
-            flight.name = self._maildir.put(text, "task" if flight.task else "note", wall)
+            flight.name = self._maildir.put(text, "task" if flight.task else "note", wall, until)
         except (OSError, ValueError) as error:
             log.warning("the maildir: %s", error)
             await self._end(flight, Verdict("back", certain=True), now)
@@ -326,10 +328,15 @@ class Ladder:
         if keys:
             await self._call(lambda link, now: link.inbox.unshown(keys, certain))
 
-    async def _take_back(self, notes_only: bool = False) -> None:
-        """Withdraw what no hook has claimed; nobody has seen that."""
+    async def _take_back_late(self) -> None:
+        """Withdraw what may not be shown any more; the link then tells that it has expired."""
+        if any(f.path == "hook" and f.until for f in self._flights):
+            await self._take_back(late=await self._call(lambda _link, at: at))
+
+    async def _take_back(self, notes_only: bool = False, late: int = 0) -> None:
+        """Withdraw what no hook has claimed; nobody has seen that. With `late`, what was to be shown by then."""
         for flight in list(self._flights):
-            if flight.path != "hook" or (notes_only and flight.task):
+            if flight.path != "hook" or (notes_only and flight.task) or (late and not 0 < flight.until <= late):
                 continue
             waits = self._maildir.box.fate(flight.name) is Fate.WAITING
             if waits and self._maildir.box.withdraw(flight.name):

@@ -11,9 +11,10 @@
     native                  there while the session's own inbox works: then nobody needs to wait
     pty/                    the same four folders for `talkbus claude`, which types the text
 
-A text's name sorts by time and says what a shell needs to know without reading: `<ms>.<kind>.<octets>.<nonce>`, where
-octets is the length of the file's first line. That line is the text as a JSON string in ASCII, so that a hook only
-puts words around it; the rest of the file is the text as it is.
+A text's name sorts by time and says what a shell needs to know without reading:
+`<ms>.<kind>.<octets>[.<until>].<nonce>`. From the second `until` (since 1970) on no hook takes the text, for an agent
+that is stopped or dead cannot take it back; octets is the length of the file's first line. That line is the text as a
+JSON string in ASCII, so that a hook only puts words around it; the rest of the file is the text as it is.
 
 A printed text was not read for that: "done" is a weaker proof than the transcript's. Must not know messages, the
 ledger, nor how a text was made.
@@ -42,7 +43,7 @@ Doing = Literal["busy", "idle", "asking", "ended"]
 
 TEXT_MAX = 9_000  # UTF-16 units; above 10,000 the client shows the model a preview only
 FOLDERS = ("tmp", "new", "cur", "done")
-_NAME = re.compile(r"\d{15}\.(task|note)\.\d+\.[0-9a-f]{12}")
+_NAME = re.compile(r"\d{15}\.(task|note)\.\d+(?:\.\d+)?\.[0-9a-f]{12}")
 _CLAIM = re.compile(rf"({_NAME.pattern})\.(\d{{1,10}})")
 _DONE = re.compile(rf"({_NAME.pattern})(?:\.\d{{1,10}}|(\.noticed))?")
 
@@ -80,9 +81,10 @@ class Box:
             private_dir(self.path / name)
         return self
 
-    def put(self, text: str, kind: Kind, now: int) -> str:
+    def put(self, text: str, kind: Kind, now: int, until: int = 0) -> str:
         """Have a text wait; its name. `now` in ms since 1970 orders texts, also those of one millisecond.
 
+        From the second of `until` on, in ms since 1970, no hook shows it; 0 is for ever.
         ValueError when it is too long to be shown whole.
         """
         if len(text.encode("utf-16-le", "surrogatepass")) > 2 * TEXT_MAX:
@@ -91,7 +93,8 @@ class Box:
         plain = text.encode("utf-8", "replace")
         taken = [int(name[:15]) for name in self._names("new")]
         at = max(now, taken[-1] + 1) if taken else now
-        name = f"{at:015d}.{kind}.{len(quoted)}.{secrets.token_hex(6)}"
+        ends = f"{until // 1000}." if until else ""
+        name = f"{at:015d}.{kind}.{len(quoted)}.{ends}{secrets.token_hex(6)}"
         temp = self.path / "tmp" / name
         try:
             with open(os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -237,9 +240,9 @@ class Maildir:
         # For reading too: so the open does not wait for a reader, and a ring is kept until somebody hears it.
         self._bell = os.open(bell, os.O_RDWR | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
 
-    def put(self, text: str, kind: Kind, now: int) -> str:
+    def put(self, text: str, kind: Kind, now: int, until: int = 0) -> str:
         """As Box.put; a task rings the bell."""
-        name = self.box.put(text, kind, now)
+        name = self.box.put(text, kind, now, until)
         if kind == "task":
             self.ring()
         return name

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from agent.tap.cells import Canvas, Segment, fit, width
 from agent.tap.office import Desk, Entry, Scene
 
+NARROW = 36  # below, a message in the feed goes without its time
 WIDE = 100  # from here on the feed stands beside the room
 NAME_STYLES = 8
 
@@ -274,7 +275,8 @@ def _entry(
     fate, style = _fate(entry)
     canvas.put(end - width(fate), y, fate, style)
     end -= width(fate) + 1
-    x = canvas.put(x, y, clock(entry.at), "dim") + 1
+    if wide >= NARROW:
+        x = canvas.put(x, y, clock(entry.at), "dim") + 1
     sender = _at(entry.sender, entry.sender_host, several)
     x = canvas.put(x, y, sender, name_style(entry.sender), min(end - x, wide // 4))
     x = canvas.put(x, y, " → ", "dim", end - x)

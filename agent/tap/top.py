@@ -244,12 +244,12 @@ _ORDER: dict[str, Callable[[Row], tuple[object, ...]]] = {
 
 # Title, width, and from which screen width on it is shown. The name takes what is left.
 _COLUMNS = (
-    ("is", 11, 60),
+    ("is", 11, 40),
     ("sent/s", 7, 60),
     ("60 s", 7, 80),
     ("got/s", 7, 60),
     ("60 s", 7, 80),
-    ("unread", 7, 60),
+    ("unread", 7, 24),
     ("oldest", 12, 60),
     ("reached by", 22, 100),
 )
@@ -282,9 +282,9 @@ def draw_top(table: Table, sort: str, wide: int, high: int, ascii_only: bool = F
     room = high - 3
     for number, row in enumerate(table.rows[:room]):
         _draw_row(canvas, row, 2 + number, name_wide, wide, several)
-    if len(table.rows) > room:
-        canvas.put(wide - 16, high - 1, f"and {len(table.rows) - room} more", "alarm")
-    canvas.put(1, high - 1, f"q quits   s sorts by another column (now {sort})", "dim", wide - 20)
+    more = f"and {len(table.rows) - room} more" if len(table.rows) > room else ""
+    canvas.put(1, high - 1, f"q quits   s sorts by another column (now {sort})", "dim", wide - (20 if more else 2))
+    canvas.put(wide - 16, high - 1, more, "alarm")
     return canvas.rows(ascii_only)
 
 

@@ -135,6 +135,8 @@ def set_activity(core: Core, mailbox: Mailbox, state: str, lasts: int) -> bool:
     """`state` is one of ACTIVITIES; `lasts` in ms, 0 for no end. Whether that is news."""
     until = core.now + lasts if lasts else 0
     former, core.activity[mailbox.id] = core.activity.get(mailbox.id), Activity(state, until)
+    if former is not None:
+        core.call_off(former.until, "busy", mailbox.id)
     if until:
         core.at(until, "busy", mailbox.id)
     return former != core.activity[mailbox.id]

@@ -48,6 +48,7 @@ def set_value(core: Core, session: Session, req: wire.Req) -> Answer:
     ver = core.world.seq + 1
     project = str(writer.meta.get("project", ""))
     made = Entry(key, ver, signature(writer), project, core.now, expires, len(req.body))
+    _forget_end(core, key)
     core.world.state[key] = made
     core.write(PutState(made, req.body))
     if expires:
@@ -67,7 +68,14 @@ def delete(core: Core, session: Session, req: wire.Req) -> Answer:
     return Answer(Code.OK, {"ver": core.world.seq + 1})
 
 
+def _forget_end(core: Core, key: str) -> None:
+    former = core.world.state.get(key)
+    if former is not None:
+        core.call_off(former.expires, "state", key)
+
+
 def _drop(core: Core, key: str, by: str) -> None:
+    _forget_end(core, key)
     del core.world.state[key]
     core.write(DropState(key))
     core.emit("state.delete", key=key, by=by)

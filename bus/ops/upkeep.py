@@ -14,6 +14,12 @@ def prune(core: Core, _session: Session, req: wire.Req) -> Answer:
     before = req.args["before"]
     if before > core.now:
         raise Refused(Code.INVALID, "'before' lies in the future")
+    if core.world.prune_before > core.now:
+        raise Refused(
+            Code.CONFLICT,
+            "a clock that was ahead ordered a pruning up to a time to come; until then only what prune.days says "
+            "is pruned (see talkbus doctor)",
+        )
     if before > core.world.prune_before:
         core.world.prune_before = before
         core.write(PutMeta("prune_before", before))

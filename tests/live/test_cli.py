@@ -275,6 +275,15 @@ def test_ask_and_answer(bus: Bus) -> None:
     assert [m["body"] for m in bus.ok("inbox", "--as", "web", "--json").json] == ["localhost"]
 
 
+def test_a_second_broker_in_the_foreground_is_refused_and_one_that_lost_a_race_ends_quietly(bus: Bus) -> None:
+    pid = bus.ok("up", "--json").json["pid"]
+    second = bus.run("up", "--foreground")
+    assert (second.code, second.out) == (REFUSED, "")
+    assert second.err == f"error: the bus runs already, as process {pid} (talkbus status; talkbus down ends it)\n"
+    assert bus.run("up", "--foreground", env=bus.env(TALKBUS_SPAWNED="1")) == Ran(DONE, "", "")
+    assert bus.ok("status", "--json").json["pid"] == pid
+
+
 # -- state, search, prune, log ---------------------------------------------------------------------------------------
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from agent.delivery import maildir
 from bus.daemon import published, stop_broker
 from bus.processes import start_time
-from tests.live.test_mcp_bed import AGENT, ROOT, Bed, bed, bodies, environment, until
+from tests.live.test_mcp_bed import AGENT, ROOT, Bed, bed, bodies, environment, ids, until
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
 
@@ -186,6 +187,29 @@ def test_what_was_never_read_comes_again_marked(bus: Bed, raws: list[Raw]) -> No
     while not texts or not bodies(texts[-1]):
         texts.append(again.call("check_messages", wait_s=5))
     assert bodies(texts[-1]) == ["precious"] and "possible repeat" in texts[-1]
+
+
+def test_what_waits_for_a_hook_is_taken_back_in_time(bus: Bed, raws: list[Raw]) -> None:
+    """And its sender hears that it expired, while what came with it waits on."""
+    alice = start(raws, bus, "alice")
+    config = str(bus.root / "claude")
+    bob = start(raws, bus, "bob", CLAUDE_PID=str(os.getpid()), CLAUDE_CONFIG_DIR=config)
+    bob.call("set_status")
+    (folder,) = until(lambda: list((bus.root / "run" / "maildirs").glob(f"{os.getpid()}-*")))
+    (folder / "activity").touch()  # a hook was heard from
+
+    def waiting(words: str) -> bool:
+        return any(
+            words in text for name in maildir.Box(folder).waiting() if (text := maildir.Box(folder).text(name))
+        )
+
+    alice.call("send_message", to="bob", kind="note", body="for ever")
+    until(lambda: waiting("for ever"))
+    short = ids(alice.call("send_message", to="bob", body="for a while", ttl_s=3))[0]
+    until(lambda: waiting("for a while"))
+    until(lambda: "expired" in alice.call("message_status", id=short))
+    assert not waiting("for a while")
+    until(lambda: waiting("for ever"))
 
 
 def test_an_agent_that_was_killed_finds_its_name_and_mail_at_once(bus: Bed, raws: list[Raw]) -> None:
