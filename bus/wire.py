@@ -56,6 +56,8 @@ class Hello:
     take: int = 0
     hb: int = HEARTBEAT_MS
     meta: dict[str, Any] = field(default_factory=dict)
+    id: str = ""
+    store: str = ""
 
 
 @dataclass(frozen=True, slots=True)
