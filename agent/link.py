@@ -57,7 +57,10 @@ _PASSING = (Code.UNKNOWN_SESSION, Code.TOO_MANY, Code.BUSY)
 
 @dataclass(slots=True)
 class Profile:
-    """Who this link says it is. `mode` as in PROTOCOL.md §5; `hb` in ms; `raw`: a person wants nothing redacted."""
+    """Who this link says it is. `mode` as in PROTOCOL.md §5; `hb` in ms; `raw`: a person wants nothing redacted.
+
+    `mailbox` is the id of what was known as `name` in database `store`, "" for none; every WELCOME sets the three.
+    """
 
     mode: str
     inst: str
@@ -66,6 +69,8 @@ class Profile:
     meta: dict[str, Any] = field(default_factory=dict)
     activity: str = ""
     raw: bool = False
+    mailbox: str = ""
+    store: str = ""
 
 
 class Link:
@@ -145,7 +150,7 @@ class Link:
     def knock(self, now: int, name: str = "", take: int = 0) -> None:
         """Leave the parked state: try again, under another name, or taking over the term `take`."""
         if name and name != self.profile.name:
-            self.profile.name = name
+            self.profile.name, self.profile.mailbox = name, ""
             self._forget_term()
         self._take = take
         if self.state == "parked":
@@ -270,17 +275,8 @@ class Link:
         self._give_up_at = now + wire.WELCOME_WAIT_MS
         term = book.term if book.name == profile.name else 0
         ob = "" if profile.mode == "view" else book.ob
-        hello = wire.Hello(
-            profile.mode,
-            profile.inst,
-            ob,
-            book.number(book.first),
-            profile.name,
-            term,
-            self._take,
-            profile.hb,
-            profile.meta,
-        )
+        who = (profile.name, term, self._take, profile.hb, profile.meta, profile.mailbox, profile.store)
+        hello = wire.Hello(profile.mode, profile.inst, ob, book.number(book.first), *who)
         self.batch.sends.append(hello)
 
     def _adopt(self, now: int, welcome: wire.Welcome) -> None:
@@ -290,6 +286,7 @@ class Link:
         book.seq, book.chain = welcome.seq, welcome.chain
         self.batch.writes.append(PutBook(book))
         self.profile.name = welcome.name or self.profile.name
+        self.profile.mailbox, self.profile.store = welcome.id, welcome.store
         self._take = 0
         if first and self.profile.mode != "view" and self.sending.stale(welcome.high):
             self.sending.renumber(book.first)
@@ -320,6 +317,7 @@ class Link:
         self._stop(Parked(err.code, err.term, err.by, err.text))
 
     def _park(self, now: int, gone: wire.Gone) -> None:
+        self.profile.mailbox = ""  # another's from now on, under whatever name
         self._stop(Parked(gone.code, gone.term, {"inst": gone.by}, gone.text))
 
     def _stop(self, parked: Parked) -> None:

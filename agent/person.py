@@ -4,43 +4,40 @@ Commands run side by side. What changes something goes through the seat's outbox
 used: on disk first, then up to a second for the broker, else it stays `queued` for a later call of the same seat.
 What only asks needs no lock. No mailbox is held: reading is a query, and `settle` once the text was printed.
 
-Every mailbox name has an outbox of its own here, so that what was queued under one name never leaves under another.
+Every mailbox has an outbox of its own here. That of a session is found by its id, so that what was queued inside it
+leaves as the session, however that is called by then; those of scripts by the name they were given. A person is
+remembered by id as well: a rename whose reply was not heard is one for the next call.
 """
 
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import secrets
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from agent import left
 from agent.asks import Answer
-from agent.effects import News, Parked, Settled, Welcomed
+from agent.effects import Settled
 from agent.link import Profile
 from agent.loop import Loop
 from agent.outbox import Outbox, StoredRow
-from agent.seats import Live, Seat, script_seat, session_of, wait_seat
+from agent.seats import Kind, Live, Seat, script_seat, session_of, wait_seat
+from agent.visit import CONNECT_S, HUB_S, REPLY_S, Visit, visit
 from bus import joined, names
 from bus.config import Config, Home
 from bus.daemon import ensure_broker, published
 from bus.errors import BusError, Code, LocalError, Refused, Unreachable
-from bus.private import write_private
 from bus.processes import FileLock, ancestors, holder
 
 SEAT_S = 60.0  # calls of one seat take turns of some tens of ms
-CONNECT_S = 1.0  # a broker that runs welcomes within this, or the request stays queued
-HUB_S = 3.0  # the same over a network
-REPLY_S = 5.0  # a broker that has welcomed answers within this
 DRAIN_S = 0.2  # whoever has the seat longer than that drains it himself
 OTHERS_S = 2.0  # for what calls under other names have left
-_LEFT = "left"  # a file in a seat: it has something to be sent, and who it is
+_INSIDE = ".session"  # in the name of a seat only, behind the id of a mailbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ def find(home: Home, config: Config, asked: str = "", environment: str = "") -> 
         return Person(home, config, names.check_name(asked), "script")
     live = session_of(home, ancestors(os.getpid()))
     if live is not None:
-        return Person(home, config, live.name, "session", live)
+        return Person(home, config, live.name, "session", live, live.mailbox, live.store)
     if environment:
         return Person(home, config, names.check_name(environment), "script")
     return Person(home, config, names.canonical(_login()), "human")
@@ -83,6 +80,7 @@ def _login() -> str:
 class Person:
     """Whoever acts. `name` is the mailbox, `kind` "session", "script" or "human", `live` the session it runs in.
 
+    `mailbox` is the id the broker of database `store` gave to what is called `name`, "" where the name alone counts.
     A person who renamed himself has another `name` from the first use of the seat on.
     """
 
@@ -91,6 +89,8 @@ class Person:
     name: str
     kind: str
     live: Live | None = None
+    mailbox: str = ""
+    store: str = ""
     _login: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -116,9 +116,8 @@ class Person:
                 row, ident = link.loop.submit(op, args, body)
                 at = link.loop.clock()
                 settled, why = link.reply(row, bool(reason))
-                if settled is not None and op == "rename" and settled.code < 300 and self.kind == "human":
-                    seat.asked = seat.asked or seat.name
-                    seat.renamed(str(settled.result.get("name", seat.name)))
+            renamed = settled is not None and op == "rename" and settled.code < 300
+            self._known(seat, link, str(settled.result.get("name", "")) if settled is not None and renamed else "")
             self._mark(seat, settled is None)
         if settled is not None:
             self._drain_others()
@@ -157,31 +156,32 @@ class Person:
                 self._mark(seat, False)
                 return
             with self._link(outbox) as link:
-                settled, _ = link.reply(book.last, False)
+                settled, _ = link.reply(book.last)
+            self._known(seat, link)
             self._mark(seat, settled is None)
 
     def _drain_others(self) -> None:
-        """The seats in which a call has left something, as it marked them."""
+        """The seats in which a call or a run has left something, as it marked them."""
         end = time.monotonic() + OTHERS_S
-        for mark in self.home.agents.glob(f"*/{_LEFT}"):
-            try:
-                kept = json.loads(mark.read_bytes())
-                other = Person(self.home, self.config, str(kept["name"]), str(kept["kind"]))
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-            if (other.name, other.kind) != (self._login, self.kind):
-                other._drain(0.0)
+        for folder, who in left.marked(self.home):
+            with suppress(BusError, OSError):
+                if who.kind == left.RUN:
+                    left.empty(self.home, self.config, folder)
+                elif (other := self._other(who)).seated != self.seated:
+                    other._drain(0.0)
             if time.monotonic() >= end:
                 return
 
-    def _mark(self, seat: Seat, left: bool) -> None:
+    def _other(self, who: left.Left) -> Person:
+        return Person(self.home, self.config, who.name, who.kind, None, who.mailbox, who.store)
+
+    def _mark(self, seat: Seat, waits: bool) -> None:
         """Remember, or forget, that this seat has something to be sent."""
-        mark = seat.folder / _LEFT
-        with suppress(BusError, OSError):
-            if left:
-                write_private(mark, json.dumps({"name": self._login, "kind": self.kind}).encode())
-            else:
-                mark.unlink(missing_ok=True)
+        if waits:
+            inside = (self.mailbox, self.store) if self.kind == "session" else ()
+            left.mark(seat, left.Left(self._login, self.kind, *inside))
+        else:
+            left.unmark(seat)
 
     # -- what only asks -------------------------------------------------------------------------------------------
 
@@ -268,70 +268,43 @@ class Person:
     @contextmanager
     def _acting(self, timeout: float) -> Iterator[Seat]:
         """The seat, locked. Refused (503) when others use it for longer than `timeout` s."""
+        seat = wait_seat(self.home, *self.seated, timeout)
         if self.kind == "human":
-            seat = wait_seat(self.home, self._login, "human", timeout)
-            self.name = seat.name
-        else:
-            seat = wait_seat(self.home, script_seat(self.name), "script", timeout)
+            self.name, self.mailbox, self.store = seat.name, seat.mailbox, seat.store
         try:
             yield seat
         finally:
             seat.leave()
 
+    @property
+    def seated(self) -> tuple[str, Kind]:
+        """Which seat is used: what it is found by, and its kind."""
+        if self.kind == "human":
+            return self._login, "human"
+        if self.kind == "session" and self.mailbox:
+            return self.mailbox + _INSIDE, "script"
+        return script_seat(self.name), "script"
+
+    def _known(self, seat: Seat, link: Visit, renamed: str = "") -> None:
+        """What the broker calls a person; it may be an earlier call that renamed him. After the visit."""
+        told = link.loop.profile
+        if self.kind != "human" or not told.mailbox:
+            return
+        if renamed:
+            seat.asked = seat.asked or seat.name
+        with suppress(BusError):  # the id it has finds the mailbox under any name
+            seat.renamed(renamed or told.name, told.mailbox, told.store)
+        self.name, self.mailbox, self.store = seat.name, seat.mailbox, seat.store
+
     @contextmanager
-    def _link(self, outbox: Outbox, raw: bool = False) -> Iterator[_Linked]:
+    def _link(self, outbox: Outbox, raw: bool = False) -> Iterator[Visit]:
         # No folder and no project: mail for a folder is for the sessions that work there, and a session that comes
         # later may take this name.
         meta = {} if self.kind == "session" else {"kind": self.kind}
-        profile = Profile("send", f"cli-{os.getpid()}-{secrets.token_hex(4)}", self.name, meta=meta, raw=raw)
-        link = _Linked(self, outbox, profile)
-        try:
-            link.loop.start()
-        except BusError:
-            outbox.close()
-            raise
-        try:
+        inst = f"cli-{os.getpid()}-{secrets.token_hex(4)}"
+        profile = Profile("send", inst, self.name, meta=meta, raw=raw, mailbox=self.mailbox, store=self.store)
+        with visit(self.home, self.config, outbox, profile) as link:
             yield link
-        finally:
-            link.loop.stop(False, 0.2)
-
-
-class _Linked:
-    """A loop, and when it is worth waiting for."""
-
-    def __init__(self, person: Person, outbox: Outbox, profile: Profile) -> None:
-        self._hub = joined.hub(person.home, person.config) is not None
-        self._known = threading.Event()
-        self._parked: Parked | None = None
-        self.loop = Loop(person.home, person.config, outbox, profile, autostart=False, on_news=self._heard)
-
-    def _heard(self, news: News) -> None:
-        if isinstance(news, Parked):
-            self._parked = news
-        if isinstance(news, Parked | Welcomed):
-            self._known.set()
-
-    def opened(self, timeout: float) -> bool:
-        """Whether the broker welcomes within so many seconds."""
-        return self._known.wait(timeout) and self._parked is None
-
-    def reason(self) -> str:
-        """Why there is no connection."""
-        if self._parked is not None:
-            return self._parked.text
-        return self.loop.status().reason or "the broker does not answer"
-
-    def reply(self, row: int, hopeless: bool) -> tuple[Settled | None, str]:
-        """The reply to a row, or why there is none yet."""
-        if hopeless or not self.opened(HUB_S if self._hub else CONNECT_S):
-            return None, self.reason()
-        future: Future[Settled] = self.loop.settled(row)
-        try:
-            return future.result(REPLY_S), ""
-        except TimeoutError:
-            return None, "the broker has not answered yet"
-        except Unreachable as error:
-            return None, str(error)
 
 
 class Asker:

@@ -31,6 +31,7 @@ _LOCK = "lock"
 _DB = "agent.db"
 _SESSION = "session"
 _SCRIPT = ".cli"  # in the name of a seat only: a session may have one of the plain name
+_OPTIONAL = ("mailbox", "store")  # an earlier talkbus wrote none
 _TAKING_S = 10.0  # taking a seat is a matter of milliseconds; whoever holds the directory this long is stopped
 _POLL_S = 0.02
 
@@ -48,6 +49,8 @@ class Live:
     name: str
     inst: str
     cwd: str
+    mailbox: str = ""  # its id at the broker, in the database `store`
+    store: str = ""
 
 
 @dataclass(slots=True)
@@ -60,6 +63,8 @@ class Seat:
     kind: str
     created: int = 0  # ms since 1970
     asked: str = ""  # the name it was first asked for, where that was used already or it was renamed since
+    mailbox: str = ""  # the id of what the broker called `name`, in its database `store`; "" until a WELCOME told
+    store: str = ""
     lock: FileLock = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -70,11 +75,12 @@ class Seat:
         """Where its agent.db is, or is to be made."""
         return self.folder / _DB
 
-    def renamed(self, name: str) -> None:
-        """The bus knows this seat by another name now; it keeps it over restarts."""
-        if name != self.name:
-            self.asked = self.asked or self.name
-            self.name = name
+    def renamed(self, name: str, mailbox: str = "", store: str = "") -> None:
+        """The bus knows this seat by another name, or as another mailbox; it keeps both over restarts, together."""
+        if (name, mailbox, store) != (self.name, self.mailbox, self.store):
+            if name != self.name:
+                self.asked = self.asked or self.name
+            self.name, self.mailbox, self.store = name, mailbox, store
             self._save()
 
     @property
@@ -104,7 +110,8 @@ class Seat:
         return max(_changed(self.folder / name) for name in (_SEAT, _LOCK, _DB, f"{_DB}-wal"))
 
     def _save(self) -> None:
-        kept = {name: getattr(self, name) for name in ("name", "project", "kind", "created", "asked")}
+        told = ("name", "project", "kind", "created", "asked", *_OPTIONAL)
+        kept = {name: getattr(self, name) for name in told}
         write_private(self.folder / _SEAT, json.dumps(kept).encode())
 
 
@@ -165,6 +172,11 @@ def script_seat(name: str) -> str:
         digest = hashlib.sha256(name.encode()).hexdigest()[:16]
         name = f"{name[: room - 1 - len(digest)]}.{digest}"
     return name + _SCRIPT
+
+
+def seat_in(folder: Path) -> Seat | None:
+    """The seat in this folder, its lock not held; None where there is none."""
+    return _read(folder)
 
 
 def every(home: Home) -> list[Seat]:
@@ -292,7 +304,8 @@ def _seats(root: Path) -> Iterator[Seat]:
 
 def _read(folder: Path, lock: FileLock | None = None) -> Seat | None:
     """The seat in a folder; None for a folder that was never finished, or is none of ours."""
-    kept = _json(folder / _SEAT, {"name": str, "project": str, "kind": str, "created": int, "asked": str})
+    wanted: dict[str, Callable[..., Any]] = {"name": str, "project": str, "kind": str, "created": int, "asked": str}
+    kept = _json(folder / _SEAT, wanted | dict.fromkeys(_OPTIONAL, str))
     if kept is None or kept["kind"] not in get_args(Kind) or not names.NAME.match(kept["name"]):
         return None
     seat = Seat(folder, **kept)
@@ -324,6 +337,9 @@ def _json(path: Path, wanted: dict[str, Callable[..., Any]]) -> dict[str, Any] |
         kept = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    if not isinstance(kept, dict) or any(type(kept.get(name)) is not kind for name, kind in wanted.items()):
+    if not isinstance(kept, dict):
+        return None
+    kept = dict.fromkeys(_OPTIONAL, "") | kept
+    if any(type(kept.get(name)) is not kind for name, kind in wanted.items()):
         return None
     return {name: kept[name] for name in wanted}

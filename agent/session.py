@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent import left
 from agent.effects import Lost, Mail, News, Parked, Welcomed
 from agent.link import Profile
 from agent.loop import Loop
@@ -31,6 +32,7 @@ from bus.trust import host_label
 log = logging.getLogger("talkbus.agent")
 
 NAMES_TRIED = 50
+_SWEEP_S = 0.2
 _PATH_MAX = 300
 _GIT_FILE_MAX = 256 * 1024
 
@@ -167,13 +169,18 @@ class Session:
             self.seat.leave()
             raise
         self.seat.remember(environ.get("CLAUDE_CODE_SESSION_ID", "")[:128])
+        if self.who.once:
+            left.mark(self.seat, left.Left(self.seat.name, left.RUN))
         self.profile = Profile("hold", self.who.inst, self.seat.name, meta=self._meta())
+        if not self.who.asked:  # who asks for a name means that one, whatever the mailbox it once had is called now
+            self.profile.mailbox, self.profile.store = self.seat.mailbox, self.seat.store
         self.loop = Loop(home, config, outbox, self.profile, on_news=self._heard)
         self.pulse = Pulse()
         self.listeners: list[Callable[[News], None]] = []
         self._naming = _Naming(self.who.asked or self.seat.name)
         self._once: list[str] = []
-        self._announced = ""
+        self._announced = ("", "", "")
+        self._sweep = left.Sweep(home, config)
 
     def start(self) -> None:
         """Begin to connect."""
@@ -181,7 +188,11 @@ class Session:
 
     def stop(self, timeout: float) -> None:
         """The session has ended: tell the broker, let go of the seat."""
+        self._sweep.end()
         self.loop.stop(leave=True, timeout=timeout)
+        self._sweep.join(_SWEEP_S)
+        if self.who.once:
+            left.finish(self.seat)
         with contextlib.suppress(OSError):
             self.seat.leave()
 
@@ -240,13 +251,16 @@ class Session:
                 f'To have it all the same: set_status(name="{asked}", take=true).'
             )
         naming.settled = True
-        if news.name == self._announced:
+        self._sweep.begin()
+        known = (news.name, self.profile.mailbox, self.profile.store)
+        if known == self._announced:
             return
-        self._announced = news.name
+        self._announced = known
         who, meta = self.who, self.profile.meta
-        live = Live(meta["pid"], meta["start"], who.client_pid, who.client_start, news.name, who.inst, who.place.cwd)
+        place = (who.inst, who.place.cwd, *known[1:])
+        live = Live(meta["pid"], meta["start"], who.client_pid, who.client_start, news.name, *place)
         try:
-            self.seat.renamed(news.name)
+            self.seat.renamed(*known)
             self.seat.announce(live)
         except BusError as error:
             log.error("the seat cannot be written: %s", error)
@@ -255,6 +269,8 @@ class Session:
         """At the start another name will do; later only the user or the model may decide."""
         naming = self._naming
         if naming.settled:
+            with contextlib.suppress(BusError):
+                self.seat.renamed(self.seat.name, self.profile.mailbox, self.profile.store)
             return
         if news.code != Code.CONFLICT or naming.number >= NAMES_TRIED:
             naming.settled = True

@@ -56,7 +56,7 @@ def admit(core: Core, route: bytes, who: Who, hello: wire.Hello) -> Session:
         if not core.writable:
             raise Refused(Code.BUSY, "the broker's disk is full or read-only (make room; it goes on by itself)")
         session.ob = _outbox(core, who, hello)
-        name = names.check_name(hello.name)
+        name = _name_now(core, who, hello)
         if len(wire.pack(hello.meta)) > META_MAX:
             raise Refused(Code.TOO_LARGE, f"meta is larger than {META_MAX} octets")
         if not is_plain(hello.meta):
@@ -79,6 +79,16 @@ def _outbox(core: Core, who: Who, hello: wire.Hello) -> str:
     if known is not None and known.key != who.key:
         raise Refused(Code.FORBIDDEN, "this outbox belongs to another key")
     return hello.ob
+
+
+def _name_now(core: Core, who: Who, hello: wire.Hello) -> str:
+    """The name of the mailbox that is meant: the one the client remembers, however it is called now, or this name's.
+
+    An id follows from key and name, so in another database it may be anybody's. What was set aside is nobody's.
+    """
+    name = names.check_name(hello.name)
+    known = core.world.mailboxes.get(hello.id) if hello.store == core.world.store else None
+    return known.name if known is not None and known.key == who.key and not known.meta.get("stale") else name
 
 
 def make_mailbox(core: Core, who: Who, name: str, meta: dict[str, Any]) -> Mailbox:

@@ -57,6 +57,8 @@ class Hello:
     take: int = 0
     hb: int = HEARTBEAT_MS
     meta: dict[str, Any] = field(default_factory=dict)
+    id: str = ""
+    store: str = ""
 
 
 @record

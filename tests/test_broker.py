@@ -180,6 +180,48 @@ def test_a_session_that_did_not_hear_of_its_new_name() -> None:
     assert len(rig.broker.world.mailboxes) == 1
 
 
+@pytest.mark.parametrize("mode", ["hold", "send"])
+def test_a_mailbox_is_found_by_its_id_whatever_it_is_called(mode: str) -> None:
+    rig = Direct()
+    (told,) = rig.hello(A, "api")
+    assert rig.req(A, "rename", {"name": "web"}).code == 200
+    rig.say(A, {"c": "BYE", "leave": True})
+    (welcome,) = rig.hello(B, "api", mode=mode, id=told.id, store=told.store)
+    assert (welcome.name, welcome.id) == ("web", told.id)
+    assert len(rig.broker.world.mailboxes) == 1
+    assert rig.req(B, "send", {"to": ["web"]}, b"x").code == 200, "it acts as that mailbox"
+
+
+def test_the_id_of_a_mailbox_of_a_living_other_is_no_claim() -> None:
+    rig = Direct()
+    (told,) = rig.hello(A, "api")
+    known = {"id": told.id, "store": told.store}
+    assert rig.hello(B, "former", **known)[0].code == 409
+    assert isinstance(rig.hello(C, "former", term=1, **known)[0], Gone)
+    assert rig.hello(D, "former", take=1, **known)[0].term == 2
+
+
+@pytest.mark.parametrize("why", ["another store", "another key", "set aside", "unknown", "no store"])
+def test_an_id_that_means_nothing_here_leaves_the_name(why: str) -> None:
+    rig = Direct()
+    (told,) = rig.hello(A, "api")
+    known = {"id": told.id, "store": told.store}
+    if why == "set aside":
+        rig.hello(B, "web")
+        assert rig.req(B, "take", {"name": "api", "term": 1, "fresh": True}).code == 200
+        rig.say(B, {"c": "BYE", "leave": True})
+    else:
+        assert rig.req(A, "rename", {"name": "docs"}).code == 200
+        rig.say(A, {"c": "BYE", "leave": True})
+    if why == "another key":
+        rig.who[C] = Who("key of beta", "beta")
+    known |= {"another store": {"store": "f" * 32}, "unknown": {"id": "00000000"}}.get(why, {})
+    if why == "no store":
+        del known["store"]
+    (welcome,) = rig.hello(C, "api", **known)
+    assert welcome.name == "api" and welcome.id != told.id
+
+
 def test_a_session_that_chooses_another_name_lets_the_former_go() -> None:
     rig = in_state("open")
     (welcome,) = rig.hello(B, "web", inst="a")

@@ -89,6 +89,37 @@ def test_the_first_words() -> None:
     assert hello.ob == ""  # type: ignore[union-attr]
 
 
+def _next_hello(rig: Rig) -> Hello:
+    """What the next connection begins with."""
+    if rig.link.state == "open":
+        rig.link.lost(rig.now)
+        rig.take()
+    rig.now += 2000
+    (hello,) = rig.greeted().sends
+    assert isinstance(hello, Hello)
+    return hello
+
+
+def test_it_says_which_mailbox_it_was_welcomed_to() -> None:
+    rig = Rig().opened()
+    hello = _next_hello(rig)
+    assert (hello.name, hello.id, hello.store) == (WELCOME["name"], WELCOME["id"], WELCOME["store"])
+    rig.hear(WELCOME | {"name": "web", "id": "99999999"})
+    hello = _next_hello(rig)
+    assert (hello.name, hello.id) == ("web", "99999999"), "the three are of one WELCOME"
+
+
+def test_another_mailbox_is_not_asked_for_by_the_former_id() -> None:
+    rig = Rig().opened()
+    rig.hear(SAID["GONE"])
+    rig.link.knock(rig.now)
+    assert _next_hello(rig).id == "", "it is another's now"
+    rig = Rig().opened()
+    rig.link.knock(rig.now, "web")
+    hello = _next_hello(rig)
+    assert (hello.name, hello.id) == ("web", ""), "somebody chose this name"
+
+
 IGNORED = [(s, e) for s, row in LINK.items() for e, action in row.items() if action == "ignore"]
 
 

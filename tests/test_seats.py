@@ -89,6 +89,43 @@ def test_a_project_finds_its_own_seat_again(home: Home) -> None:
     assert take_seat(home, None, "/home/ann/API Server").folder == two.folder
 
 
+def test_a_seat_remembers_name_and_mailbox_together(home: Home) -> None:
+    one = take_seat(home, "api", "/p")
+    assert (one.mailbox, one.store) == ("", "")
+    one.renamed("api", "0123abcd", "s1")
+    one.leave()
+    again = take_seat(home, "api", "/p")
+    assert (again.folder, again.mailbox, again.store, again.asked) == (one.folder, "0123abcd", "s1", "")
+    again.renamed("web", "0123abcd", "s2")
+    again.leave()
+    (found,) = seats.every(home)
+    assert (found.name, found.mailbox, found.store, found.asked) == ("web", "0123abcd", "s2", "api")
+
+
+def test_who_has_to_take_another_name_has_another_mailbox(home: Home) -> None:
+    one, two = take_seat(home, "api", "/p"), take_seat(home, "web", "/p")
+    one.renamed("api", "0123abcd", "s")
+    one.leave()
+    two.renamed("api", "0123abcd", "s")  # it took the name over
+    again = take_seat(home, "api", "/p")
+    assert again.folder == one.folder and (again.name, again.mailbox) == ("api-2", "")
+
+
+def test_a_seat_of_an_earlier_talkbus_is_taken(home: Home) -> None:
+    one = take_seat(home, "api", "/p")
+    file = one.folder / "seat.json"
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps({name: kept[name] for name in ("name", "project", "kind", "created", "asked")}))
+    one.leave()
+    again = take_seat(home, "api", "/p")
+    assert again.folder == one.folder and (again.mailbox, again.store) == ("", "")
+    again.announce(live(again))
+    told = again.folder / "live.json"
+    kept = json.loads(told.read_text())
+    told.write_text(json.dumps({name: value for name, value in kept.items() if name not in ("mailbox", "store")}))
+    assert [who.mailbox for who in living(home)] == [""]
+
+
 def test_another_projects_seat_is_never_taken_unless_by_name(home: Home) -> None:
     one = take_seat(home, None, "/orgA/api")
     one.leave()

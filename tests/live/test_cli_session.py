@@ -41,7 +41,7 @@ class Session:
 
     def __init__(self, bus: Bus, folder: str) -> None:
         cwd = bus.cwd / folder
-        cwd.mkdir()
+        cwd.mkdir(parents=True)
         self.cwd = cwd
         self.process = subprocess.Popen(
             [sys.executable, "-c", CLIENT],

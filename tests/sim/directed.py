@@ -294,6 +294,28 @@ def _one_by_one(bench: Bench, seat: Seat, watch: Counting) -> None:
     assert watch.sent["Req"] <= 3 * VOLLEY, f"{watch.sent['Req']} requests for {VOLLEY} rows"
 
 
+def renamed_by_the_dead() -> None:
+    """An agent dies between the commit of its rename and the word of it; the next one on its seat goes on with it."""
+    bench = Bench(check_every=1000)
+    api, web = opened(bench, "api", "web")
+    api.submit("rename", {"name": "docs"})
+    assert api.conn is not None
+    bench.hub.feed(api.conn)
+    bench.hub.flush(crash="after")
+    bench.seats.remove(api)
+    api.hang_up()
+    bench.hub.start()
+    bench.advance(60_000)
+    web.done("send", {"to": ["docs"]}, b"for whoever is docs now")
+    heir = bench.seat("api", inst="next life", outbox=Outbox.from_dump(api.outbox.dump()))
+    heir.profile.mailbox, heir.profile.store = api.called[1:]
+    heir.link.book.term = 0
+    bench.run(lambda: heir.state == "open")
+    bench.run()
+    assert heir.profile.name == "docs", f"it came back as {heir.profile.name}, the mail waits elsewhere"
+    assert heir.read() == [b"for whoever is docs now".decode()]
+
+
 def first_request_lost() -> None:
     """The first request of a full window is lost: 63 times 412, and one volley more."""
     bench, seat, watch = _volley()

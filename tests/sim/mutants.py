@@ -229,6 +229,11 @@ MUTANTS: dict[str, Mutant] = {
         ),
         start=4,
     ),
+    "renamed by the dead": Mutant(
+        "the id of the mailbox in a HELLO counts for nothing",
+        edits=(Edit(sessions, "_name_now", "if hello.store == core.world.store else None", "if False else None"),),
+        schedule=directed.renamed_by_the_dead,
+    ),
     "loser not told": Mutant(
         "who is displaced is neither told nor parked",
         ("not holding",),

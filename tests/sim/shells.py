@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agent.effects import Batch as LinkBatch
-from agent.effects import Finished, News, Parked, Parted, SendRow, Settled
+from agent.effects import Finished, News, Parked, Parted, SendRow, Settled, Welcomed
 from agent.inbox import Letter
 from agent.link import Link, Profile
 from agent.outbox import Outbox
@@ -227,6 +227,7 @@ class Seat:
         self.parked: Parked | None = None
         self.seen: list[News] = []
         self.batches = 0
+        self.called = (profile.name, "", "")  # name, mailbox and store, as a seat's file keeps them together
         self.link: Link = self._made()
 
     @property
@@ -245,12 +246,9 @@ class Seat:
         """The process died and begins again: the link knows what the disk has."""
         self.hang_up()
         self.parked = None
-        self.profile = Profile(
-            self.profile.mode, self.profile.inst, self.profile.name, self.profile.hb, self.profile.meta
-        )
+        old, (name, mailbox, store) = self.profile, self.called
+        self.profile = Profile(old.mode, old.inst, name, old.hb, old.meta, mailbox=mailbox, store=store)
         self.link = self._made()
-        if self.link.book.name:
-            self.profile.name = self.link.book.name
 
     def hang_up(self) -> None:
         if self.conn is not None:
@@ -327,6 +325,8 @@ class Seat:
     def tell(self, news: News) -> None:
         self.bench.watch.news(self, news)
         match news:
+            case Welcomed():
+                self.called = (news.name, self.profile.mailbox, self.profile.store)
             case Settled():
                 self.results[news.row] = news
             case Parted():
@@ -335,6 +335,7 @@ class Seat:
                 self.finished[news.r] = news
             case Parked():
                 self.parked = news
+                self.called = (self.called[0], self.profile.mailbox, self.profile.store)
         if self.bench.keep_news:
             self.seen.append(news)
 

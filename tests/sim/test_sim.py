@@ -29,6 +29,7 @@ SCHEDULES = (
     directed.first_message_lost,
     directed.another_persons_mail,
     directed.held_too_long,
+    directed.renamed_by_the_dead,
 )
 
 
