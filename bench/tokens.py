@@ -14,7 +14,7 @@ from importlib import metadata
 from agent.render import Letter, render
 from agent.server import definitions
 from agent.tools import INSTRUCTIONS, table
-from bench.frame import OURS, Options, Row, bench, say
+from bench.frame import OURS, Options, Row, bench, left_out
 
 TEXT = "The migration is in; please run the tests of the billing package and tell me what fails."
 
@@ -49,11 +49,11 @@ def _tokenizer() -> Callable[[str], int] | None:
 
         files = metadata.files("anthropic") or []
     except (ImportError, metadata.PackageNotFoundError):
-        say("tokens: left out, for the tokenizer is not installed (pip install tokenizers anthropic==0.38.0)")
+        left_out("tokens, beside octets", "pip install tokenizers anthropic==0.38.0")
         return None
     found = next((file for file in files if file.name == "tokenizer.json"), None)
     if found is None:
-        say("tokens: left out, for this anthropic ships no tokenizer (pip install anthropic==0.38.0)")
+        left_out("tokens, beside octets", "this anthropic ships no tokenizer: pip install anthropic==0.38.0")
         return None
     loaded = Tokenizer.from_file(str(found.locate()))
     return lambda text: len(loaded.encode(text).ids)
