@@ -79,7 +79,7 @@ class Connection:
             taken += 1
 
     def send(self, frames: list[bytes]) -> bool:
-        """False when the connection takes nothing (it is dead, or its other end does not read)."""
+        """False when the connection takes nothing: its other end does not read. A dead one may still take some."""
         send = self._socket.send
         try:
             for frame in frames[:-1]:

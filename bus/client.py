@@ -206,9 +206,7 @@ class _Line:
         _connect(self._socket, endpoint)
 
     def greet(self, until: float) -> None:
-        """Shake hands, say HELLO and wait for WELCOME. Unreachable, Refused."""
-        while not self._socket.poll(0, zmq.POLLOUT):
-            self._check(until)
+        """Say HELLO as soon as hands are shaken, and wait for WELCOME. Unreachable, Refused."""
         self._send(wire.Hello("view", secrets.token_hex(8), hb=60_000))
         while True:
             match self._receive(until):

@@ -1,6 +1,6 @@
 """The ZeroMQ sockets of the protocol, made with the options of PROTOCOL.md §2, watched and closed in one safe order.
 
-One place for what is easy to get wrong: no client sets a routing id, no DEALER reconnects by itself, nothing lingers,
+One place for what is easy to get wrong: no client sets a routing id, no DEALER lives to reconnect, nothing lingers,
 and a server socket without the ZAP domain enforced cannot be made. Knows keys and endpoints; it must not know frames,
 commands or who may connect.
 """
@@ -26,6 +26,7 @@ HEARTBEAT_MS = 2000
 HEARTBEAT_TIMEOUT_MS = 6000
 CONNECT_MS = 2000
 RECONNECT_MS = 1000
+NEVER_MS = 86_400_000  # of a socket that is closed at its first disconnect
 # A snapshot is one PART for every mailbox and state key, and all of it is handed over at once.
 ROUTER_QUEUE = 8192  # messages waiting for one peer; beyond it the peer counts as lost
 EVENT_QUEUE = 16_384  # events waiting for one subscriber; beyond it some are left out, which it sees in `seq`
@@ -81,9 +82,15 @@ def zap(ctx: Context) -> Socket:
 
 
 def dealer(ctx: Context, keys: KeyPair, server_key: str, *, ipv6: bool = False) -> Socket:
-    """A client's socket for one connection: connect it once, and make another when that connection ended."""
+    """A client's socket for one connection: connect it once, and make another when that connection ended.
+
+    What came in before the end can still be read. It takes frames before it is connected, and after the end.
+    """
     socket = _client(ctx, zmq.DEALER, keys, server_key, ipv6)
-    socket.setsockopt(zmq.IMMEDIATE, 1)
+    # A socket that reconnects by itself hands over frames of its former connection, so it must be closed before that.
+    # To forbid it (-1), or IMMEDIATE=1, is no way: libzmq 4.3.5 then throws away what was not read yet at a
+    # disconnect, and when it does so between two frames of a message it aborts the process (fq.cpp, "!_more").
+    socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
     return socket
 
 
@@ -93,7 +100,6 @@ def sub(ctx: Context, keys: KeyPair, server_key: str, *, ipv6: bool = False) -> 
     What came in before the end can still be read.
     """
     socket = _client(ctx, zmq.SUB, keys, server_key, ipv6)
-    # Where libzmq may not reconnect it throws away, at a disconnect, what was not read yet: the news of the stop too.
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RCVHWM, EVENT_QUEUE)
     return socket
@@ -171,8 +177,6 @@ def _client(ctx: Context, kind: int, keys: KeyPair, server_key: str, ipv6: bool)
     socket = ctx.socket(kind)
     socket.setsockopt(zmq.CURVE_SERVERKEY, server_key.encode("ascii"))
     _curve(socket, keys)
-    # A socket that reconnects by itself hands over frames of its former connection.
-    socket.setsockopt(zmq.RECONNECT_IVL, -1)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
     _common(socket, ipv6)
     return socket
