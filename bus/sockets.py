@@ -86,12 +86,8 @@ def dealer(ctx: Context, keys: KeyPair, server_key: str, *, ipv6: bool = False) 
 
     What came in before the end can still be read. It takes frames before it is connected, and after the end.
     """
-    socket = _client(ctx, zmq.DEALER, keys, server_key, ipv6)
-    # A socket that reconnects by itself hands over frames of its former connection, so it must be closed before that.
-    # To forbid it (-1), or IMMEDIATE=1, is no way: libzmq 4.3.5 then throws away what was not read yet at a
-    # disconnect, and when it does so between two frames of a message it aborts the process (fq.cpp, "!_more").
-    socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
-    return socket
+    # A socket that reconnects by itself hands over frames of its former connection, so it is closed long before that.
+    return _client(ctx, zmq.DEALER, keys, server_key, NEVER_MS, ipv6)
 
 
 def sub(ctx: Context, keys: KeyPair, server_key: str, *, ipv6: bool = False) -> Socket:
@@ -99,8 +95,7 @@ def sub(ctx: Context, keys: KeyPair, server_key: str, *, ipv6: bool = False) -> 
 
     What came in before the end can still be read.
     """
-    socket = _client(ctx, zmq.SUB, keys, server_key, ipv6)
-    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+    socket = _client(ctx, zmq.SUB, keys, server_key, RECONNECT_MS, ipv6)
     socket.setsockopt(zmq.RCVHWM, EVENT_QUEUE)
     return socket
 
@@ -173,10 +168,13 @@ def _server(ctx: Context, kind: int, keys: KeyPair, ipv6: bool) -> Socket:
     return socket
 
 
-def _client(ctx: Context, kind: int, keys: KeyPair, server_key: str, ipv6: bool) -> Socket:
+def _client(ctx: Context, kind: int, keys: KeyPair, server_key: str, reconnect: int, ipv6: bool) -> Socket:
     socket = ctx.socket(kind)
     socket.setsockopt(zmq.CURVE_SERVERKEY, server_key.encode("ascii"))
     _curve(socket, keys)
+    # To forbid it (-1), or IMMEDIATE=1, is no way: libzmq 4.3.5 then throws away what was not read yet at a
+    # disconnect, and when it does so between two frames of a message it aborts the process (fq.cpp, "!_more").
+    socket.setsockopt(zmq.RECONNECT_IVL, reconnect)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
     _common(socket, ipv6)
     return socket

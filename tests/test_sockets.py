@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from bus.trust import ZAP_DOMAIN, KeyPair
 
 pytestmark = pytest.mark.timeout(30)
 WAIT_MS = 10_000
+COUNT = 40
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -143,80 +145,68 @@ def test_close_all_ends_a_context_with_monitors_and_forgotten_sockets() -> None:
     assert ctx.closed and forgotten.closed and router.closed
 
 
-# libzmq looks for commands at each hundredth receive. Were one among them that ends the pipe, it would abort the whole
-# process when that receive is in the middle of a message: the hundredth frame is the last of a message of four.
-_CUT = """
-import sys
-import zmq
-from bus import sockets
-from bus.sockets import Monitor
-from bus.trust import KeyPair
+def read_after_the_end(kind: str) -> None:
+    """Print what a reader of this kind gets of messages that came before its connection ended.
 
-def pair():
-    public, secret = zmq.curve_keypair()
-    return KeyPair(public.decode(), secret.decode())
+    For a process of its own. libzmq looks for commands at each hundredth receive; were one among them that ends the
+    pipe, it would abort the process when that receive is in the middle of a message: the hundredth frame is the last of
+    a message of four.
+    """
 
-def told(monitor, *, wanted="connected"):
-    while not monitor.socket.poll(10):
-        zap.poll(0)  # a connection that ends also waits for the one who was asked about it
-    assert monitor.news() == wanted
+    def told(monitor: Monitor, wanted: str) -> None:
+        while not monitor.socket.poll(10):
+            zap.poll(0)  # a connection that ends also waits for the one who was asked about it
+        assert monitor.news() == wanted
 
-def admit():
-    assert zap.poll(10_000)
-    frames = zap.recv_multipart()
-    zap.send_multipart([frames[0], frames[1], b"200", b"", b"somebody", b""])
-
-kind, count = sys.argv[1], 40
-keys, servers, clients = pair(), zmq.Context(), zmq.Context()
-zap = sockets.zap(servers)
-server = sockets.xpub(servers, keys) if kind == "sub" else sockets.router(servers, keys)
-client = sockets.sub(clients, pair(), keys.public) if kind == "sub" else sockets.dealer(clients, pair(), keys.public)
-reader, writer = (server, client) if kind == "router" else (client, server)
-monitor = Monitor(reader)
-port = server.bind_to_random_port("tcp://127.0.0.1")
-client.connect(f"tcp://127.0.0.1:{port}")
-admit()
-told(monitor)
-first, rest = [], [b"", b"", b""]
-if kind == "dealer":
-    client.send(b"here")
-    first = [server.recv_multipart()[0]]
-elif kind == "sub":
-    client.setsockopt(zmq.SUBSCRIBE, b"")
-    server.recv()
-else:
-    rest = [b"", b""]  # and the route before them
-for number in range(count):
-    writer.send_multipart([*first, b"%d" % number, *rest])
-writer.close(10_000)  # ends the connection when everything was sent
-told(monitor, wanted="disconnected")
-# The thread of the sockets has told of the end before it acted on it: when it has made another connection it has.
-other = sockets.router(servers, keys)
-port = other.bind_to_random_port("tcp://127.0.0.1")
-with Monitor(sockets.dealer(clients, pair(), keys.public)) as later:
-    later._watched.connect(f"tcp://127.0.0.1:{port}")
-    admit()
-    told(later)
-got = []
-while True:
-    try:
-        frames = [reader.recv(zmq.NOBLOCK, copy=False)]
-    except zmq.Again:
-        break
-    while frames[-1].more:
-        frames.append(reader.recv(copy=False))
-    got.append(int(frames[kind == "router"].bytes))
-    assert len(frames) == 4
-print(got == list(range(count)), len(got))
-sockets.close_all(reader.context, [monitor])
-sockets.close_all(servers, [zap, other])
-sockets.close_all(clients, [])
-"""
+    keys = pair()
+    servers: Context = zmq.Context()
+    clients: Context = zmq.Context()
+    zap = sockets.zap(servers)
+    server = (sockets.xpub if kind == "sub" else sockets.router)(servers, keys)
+    client = (sockets.sub if kind == "sub" else sockets.dealer)(clients, pair(), keys.public)
+    reader, writer = (server, client) if kind == "router" else (client, server)
+    monitor = Monitor(reader)
+    port = server.bind_to_random_port("tcp://127.0.0.1")
+    client.connect(f"tcp://127.0.0.1:{port}")
+    answer(zap, b"200")
+    told(monitor, "connected")
+    before: list[bytes] = []
+    after = [b"", b"", b""]
+    if kind == "dealer":
+        client.send(b"here")
+        before = [server.recv_multipart()[0]]
+    elif kind == "sub":
+        client.setsockopt(zmq.SUBSCRIBE, b"")
+        server.recv()
+    else:
+        after = [b"", b""]  # the route is in front of what is read
+    for number in range(COUNT):
+        writer.send_multipart([*before, b"%d" % number, *after])
+    writer.close(WAIT_MS)  # ends the connection when everything was sent
+    told(monitor, "disconnected")
+    # The thread of the sockets told of the end before it acted on it: when it has made another connection, it has.
+    other = sockets.router(servers, keys)
+    port = other.bind_to_random_port("tcp://127.0.0.1")
+    with Monitor(sockets.dealer(clients, pair(), keys.public)) as later:
+        later._watched.connect(f"tcp://127.0.0.1:{port}")
+        answer(zap, b"200")
+        told(later, "connected")
+    got = []
+    with suppress(zmq.Again):
+        while True:
+            frames = reader.recv_multipart(zmq.NOBLOCK)
+            got.append(int(frames[kind == "router"]))
+            assert len(frames) == 4
+    print(got == list(range(COUNT)), len(got))
+    sockets.close_all(reader.context, [monitor])
+    sockets.close_all(servers, [zap, other])
+    sockets.close_all(clients, [])
 
 
 @pytest.mark.parametrize("kind", ["dealer", "sub", "router"])
 def test_what_came_before_the_end_of_a_connection_can_be_read_after_it(kind: str) -> None:
-    done = subprocess.run([sys.executable, "-c", _CUT, kind], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    code = "import sys; from tests.test_sockets import read_after_the_end; read_after_the_end(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, kind], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (0, "True 40\n"), done.stderr
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.lan.net import Host, Net, pair
 from tests.live.homes import wait_for
-from tests.live.worker import Worker, judge
+from tests.live.worker import Worker, judge, wait_on
 
 FULL = bool(os.environ.get("TALKBUS_LAN_FULL"))
 PATIENCE = 900.0 if FULL else 60.0
@@ -37,11 +37,9 @@ def recipient(stack: ExitStack, hub: Host, folder: Path) -> Worker:
 
 def finished(sender: Worker, recipient: Worker, count: int) -> None:
     def done() -> bool:
-        sender.check()
-        recipient.check()
         return len({line[0] for line in recipient.lines("shown")}) >= count and bool(sender.lines("done"))
 
-    wait_for(done, f"{count} messages shown", PATIENCE)
+    wait_on([sender, recipient], done, f"{count} messages shown", PATIENCE)
 
 
 def test_cable_out_and_in_another_address_and_a_hub_that_moves(net: Net, root: Path, stack: ExitStack) -> None:
@@ -51,7 +49,8 @@ def test_cable_out_and_in_another_address_and_a_hub_that_moves(net: Net, root: P
     bob = recipient(stack, hub, root / "w")
     alice = stack.enter_context(worker(laptop, root / "w", "send", "alice", to="bob", count=count, pace=0.05))
     for at, fault in ((10, "cable"), (40, "member moves"), (70, "hub moves")):
-        wait_for(lambda at=at: len(bob.lines("shown")) >= at, f"{at} shown, then: {fault}", PATIENCE)  # type: ignore[misc]
+        shown = f"{at} shown, then: {fault}"
+        wait_on([bob, alice], lambda at=at: len(bob.lines("shown")) >= at, shown, PATIENCE)  # type: ignore[misc]
         if fault == "cable":
             laptop.plug(False)
             before = len(alice.lines("accepted"))
@@ -100,7 +99,7 @@ def test_a_long_run_over_a_link_that_is_cut_and_a_hub_that_is_killed(net: Net, r
     rng.shuffle(faults)
     for number, fault in enumerate(faults):
         at = (number + 1) * count // (len(faults) + 2)
-        wait_for(lambda at=at: len(bob.lines("shown")) >= at, f"{at} shown", PATIENCE)  # type: ignore[misc]
+        wait_on([bob, alice], lambda at=at: len(bob.lines("shown")) >= at, f"{at} shown", PATIENCE)  # type: ignore[misc]
         if fault == "cut":
             before = relay.accepted
             wait_for(relay.reset, "a connection to cut")

@@ -13,34 +13,21 @@ import pytest
 from bus.client import View
 from tests.live.homes import Home, Peer, wait_for
 from tests.live.relay import Relay
-from tests.live.worker import Worker, judge
+from tests.live.worker import Worker, judge, wait_on
 
 pytestmark = [pytest.mark.timeout(150), pytest.mark.skipif(sys.platform == "win32", reason="signals and resets")]
 
 PATIENCE = 60.0  # seconds, for a whole run on a loaded machine
 
 
-def _until_at(at: int, recipient: Worker, senders: list[Worker], what: str) -> None:
-    """So many lines were shown; a worker that died by itself is told at once, with what it said."""
-
-    def come() -> bool:
-        for worker in (recipient, *senders):
-            worker.check()
-        return len(recipient.lines("shown")) >= at
-
-    wait_for(come, f"{at} shown{what}", PATIENCE)
-
-
 def _until_shown(home: Home, recipient: Worker, senders: list[Worker], count: int) -> None:
     """Every sender has its answers, everything was shown, and the broker knows it."""
 
     def done() -> bool:
-        for worker in (recipient, *senders):
-            worker.check()
         shown = {line[0] for line in recipient.lines("shown")}
         return len(shown) >= count and all(sender.lines("done") for sender in senders)
 
-    wait_for(done, f"{count} messages shown", PATIENCE)
+    wait_on([recipient, *senders], done, f"{count} messages shown", PATIENCE)
     with home.view() as view:
 
         def unread() -> list[int]:
@@ -70,7 +57,8 @@ def test_broker_senders_and_recipient_killed_at_random(
     kills += [(at, "bob") for at in rng.sample(range(10, 280), 5)]
     kills += [(at, name) for name in ("alice", "carol") for at in rng.sample(range(10, 280), 3)]
     for at, victim in sorted(kills):
-        _until_at(at, bob, senders, f", to kill {victim}")
+        shown = f"{at} shown, to kill {victim}"
+        wait_on([bob, *senders], lambda at=at: len(bob.lines("shown")) >= at, shown, PATIENCE)  # type: ignore[misc]
         if victim == "broker":
             home.kill()
             home.start()
@@ -99,7 +87,7 @@ def test_a_link_cut_ten_times_in_the_middle_of_traffic(home: Home, stack: ExitSt
     bob = stack.enter_context(Worker(hubs[1], tmp_path, "receive", "bob"))
     for turn in range(cuts):
         at = (turn + 1) * count // (cuts + 2) + rng.randrange(-8, 8)
-        _until_at(at, bob, [alice], "")
+        wait_on([bob, alice], lambda at=at: len(bob.lines("shown")) >= at, f"{at} shown", PATIENCE)  # type: ignore[misc]
         if turn in (3, 7):
             # Both ends in one go, for it takes the heartbeat some seconds to find out. The sender may be through by
             # now, for nothing holds it up while the recipient's link is stalled.

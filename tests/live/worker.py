@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from agent.outbox import Outbox
 from bus import config
 from bus.errors import StoreError
 from bus.private import private_dir
+from tests.live.homes import T, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = "worker"
@@ -200,6 +201,17 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def wait_on(workers: Sequence[Worker], look: Callable[[], T | None], what: str, deadline: float) -> T:
+    """As wait_for; a worker that died by itself meanwhile is told at once, with what it said."""
+
+    def checked() -> T | None:
+        for worker in workers:
+            worker.check()
+        return look()
+
+    return wait_for(checked, what, deadline)
 
 
 @dataclass(frozen=True, slots=True)
