@@ -9,11 +9,10 @@ no proof can be had; it is told apart.
 from __future__ import annotations
 
 import random
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,12 +59,12 @@ def loss(options: Options) -> Iterator[Row]:
 
 
 def _ours(folder: Path, stack: ExitStack, count: int, kills: int) -> Iterator[Row]:
-    from tests.live.homes import Home
+    from tests.live.homes import Home, free_pair
     from tests.live.relay import Relay
     from tests.live.worker import Worker
 
     home = stack.enter_context(Home(folder / "bus"))
-    home.settings(SETTINGS.format(port=_free_pair()))
+    home.settings(SETTINGS.format(port=free_pair()))
     record = home.start()
     port = int(record.router.rsplit(":", 1)[1])
     relays = [stack.enter_context(Relay(("127.0.0.1", port))) for _ in range(2)]
@@ -100,18 +99,6 @@ def rows(case: str, system: str, verdict: Verdict) -> Iterator[Row]:
     """The three figures that ought to be 0."""
     for metric in ("lost", "twice", "reordered"):
         yield Row("loss", case, system, metric, float(getattr(verdict, metric)), "")
-
-
-def _free_pair() -> int:
-    """The first of two ports that nobody listens on, below those the system gives out by itself."""
-    rng = random.SystemRandom()
-    for _ in range(200):
-        port = 2 * rng.randrange(10_500, 15_500)
-        with suppress(OSError):
-            for one in (port, port + 1):
-                socket.create_server(("127.0.0.1", one)).close()
-            return port
-    raise RuntimeError("no free pair of ports")
 
 
 class _Run:

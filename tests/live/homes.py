@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from base64 import b32encode
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -56,6 +59,20 @@ def wait_for(look: Callable[[], T | None], what: str, deadline: float = DEADLINE
         assert time.monotonic() < end, f"not within {deadline:g} s: {what}"
         time.sleep(0.01)
     return seen
+
+
+def free_pair() -> int:
+    """The first of two ports that nobody listens on, away from those that brokers take by themselves and below those
+    the system gives out. RuntimeError when there is none.
+    """
+    rng = random.SystemRandom()
+    for _ in range(200):
+        port = 2 * rng.randrange(10_500, 15_500)
+        with suppress(OSError):
+            for one in (port, port + 1):
+                socket.create_server(("127.0.0.1", one)).close()
+            return port
+    raise RuntimeError("no free pair of ports")
 
 
 def message_id() -> str:

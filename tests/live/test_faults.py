@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bus.client import View
-from tests.live.homes import Home, Peer, wait_for
+from tests.live.homes import Home, Peer, free_pair, wait_for
 from tests.live.relay import Relay
 from tests.live.worker import Worker, judge, wait_on
 
@@ -111,23 +110,9 @@ def test_a_link_cut_ten_times_in_the_middle_of_traffic(home: Home, stack: ExitSt
 # -- ports -----------------------------------------------------------------------------------------------------------
 
 
-def _free_pair() -> int:
-    """The first of two ports that nobody listens on, away from those that brokers take by themselves."""
-    rng = random.SystemRandom()
-    for _ in range(200):
-        port = 2 * rng.randrange(10_500, 15_500)
-        try:
-            for one in (port, port + 1):
-                socket.create_server(("127.0.0.1", one)).close()
-        except OSError:
-            continue
-        return port
-    pytest.skip("no free ports")
-
-
 def test_two_homes_that_swap_ports_never_meet(tmp_path: Path, stack: ExitStack) -> None:
-    ports = [_free_pair()]
-    while (other := _free_pair()) in ports:
+    ports = [free_pair()]
+    while (other := free_pair()) in ports:
         continue
     ports.append(other)
     homes = [stack.enter_context(Home(tmp_path / f"home{i}", TALKBUS_PORT=str(port))) for i, port in enumerate(ports)]
