@@ -184,9 +184,9 @@ def read(environ: Mapping[str, str], folder: Path, managed: Path | None = None) 
     administered = managed_folder() if managed is None else managed
     for path in managed_settings(administered):
         _take(found, "managed", path)
-    for name, data in managed_elsewhere(config_folder(environ)):
+    for name, told in managed_elsewhere(config_folder(environ)):
         with contextlib.suppress(ConfigError, UnicodeDecodeError):
-            found.sources.append(Source("managed", Path(name), parse(data.decode("utf-8-sig"), name)))
+            found.sources.append(Source("managed", Path(name), parse(told.decode("utf-8-sig"), name)))
     found.state_path = user.servers
     found.state = _parsed(found, user.servers) or {}
     # The nearest .mcp.json that lists the server is the one that counts.
@@ -360,8 +360,11 @@ def _parsed(found: Found, path: Path, part: Part = "server") -> dict[str, Any] |
         return None if file.data is None else parse(file.text, str(path))
     except ConfigError as error:
         text, _, remedy = str(error).rpartition(" (")
-        text = text.removeprefix(str(path)).lstrip(": ")
-        found.refused.append(Block(part, str(path), "", f"{text}; the client takes nothing from it", remedy[:-1]))
+        at = re.match(r"(:\d+(?::\d+)?)?:? ?", text.removeprefix(str(path)))
+        assert at is not None
+        text = text.removeprefix(str(path))[at.end() :]
+        where = f"{path}{at[1] or ''}"
+        found.refused.append(Block(part, where, "", f"{text}; the client takes nothing from it", remedy[:-1]))
         return None
 
 

@@ -73,7 +73,7 @@ class Progress:
 
     def tell(self, text: str) -> None:
         """Show this in the place of what was there."""
-        if sys.stderr.isatty():
+        if _on_terminal():
             click.echo(f"\r{text} ...".ljust(self._shown), nl=False, err=True)
             self._shown = len(text) + 5
 
@@ -81,6 +81,10 @@ class Progress:
         """Leave the line as it was before."""
         if self._shown:
             click.echo(f"\r{'':{self._shown}}\r", nl=False, err=True)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()
 
 
 def examine(call: Call, tell: Callable[[str], None] = lambda _: None) -> Iterator[Check]:
@@ -130,6 +134,8 @@ def _delivery(ways: Ways, inbox: bool, reached: list[str]) -> Check:
         how = "at its next prompt or tool" if ways.hooks else "with the results of talkbus's own tools only"
         text = f"nothing wakes a session; it gets mail {how}"
         return Check("delivery", "warn", text, "see the lines above; or start sessions with: talkbus claude")
+    if ways.server is None:
+        return Check("delivery", "skip", "whether mail reaches a new session was not tried", "see the lines above")
     if reached:
         text = f"only sessions that are open now are reached: {', '.join(reached)}"
         return Check("delivery", "warn", text, "see the lines above" if ways.configured else "talkbus install")
@@ -268,15 +274,15 @@ def _port(call: Call) -> Check:
     """Whether the broker could listen where it is told to. Asked only while it does not run."""
     config = call.config
     if not config.port:
-        return Check("port", "ok", "none is set; the broker takes two that are free when it starts")
+        return Check("ports", "ok", "none is set; the broker takes two that are free when it starts")
     for port in (config.port, config.port + 1):
         try:
             with socket.create_connection((config.bind if config.bind != "*" else "127.0.0.1", port), 0.5):
                 pass
         except OSError:
             continue
-        return Check("port", "fail", f"port {port} is in use by another program", "talkbus config set port 0")
-    return Check("port", "ok", f"{config.port} and {config.port + 1} are free")
+        return Check("ports", "fail", f"port {port} is in use by another program", "talkbus config set port 0")
+    return Check("ports", "ok", f"{config.port} and {config.port + 1} are free")
 
 
 def _sessions(call: Call, peers: list[dict[str, Any]], reached: list[str]) -> Iterator[Check]:

@@ -65,7 +65,7 @@ class Ways:
     """By which ways mail would reach a session of the client, as far as that was proved."""
 
     configured: bool = False  # anything of ours is in its settings
-    server: bool = False  # its agent starts; without it nothing arrives
+    server: bool | None = False  # its agent starts; without it nothing arrives. None: that was not tried
     inbox: bool = False  # the settings let messages into the session's own inbox, and the client has one
     hooks: bool = False
     waiter: bool = False  # a hook that wakes
@@ -156,7 +156,7 @@ def _settings(
     yield from faults
     if complaints is not None:
         tell("asking the client about its settings")
-        known = {block.where for block in found.refused}
+        known = {re.sub(r"(:\d+){1,2}$", "", block.where) for block in found.refused}
         try:
             for path, text in complaints.result():
                 if path in known:
@@ -230,13 +230,16 @@ def _mcp(
         tell("asking the client about the MCP server")
         told = _told(server, asked, blocked=any(block.hard for block in blocks), works=works)
         works = works and told.state != "fail"
-        yield told
+        if told.state != "warn" or not blocks:  # that it waits for an approval was said
+            yield told
     if tools or not isinstance(served, str):
         denied = list(tool_blocks(found, server.prefix, tools or list(_tools())))
         yield from (_check("tools", block) for block in denied)
         if not denied and works:
             yield Check("tools", "ok", "no permission rule takes them away")
-    ways.server = works and not any(block.hard for block in blocks)
+    if any(block.hard for block in blocks):
+        works = False
+    ways.server = works or (None if isinstance(served, str) and not any(block.hard for block in blocks) else False)
 
 
 def _served(server: Server, answer: Served, found: Found) -> Check:
@@ -448,6 +451,8 @@ def _tools() -> Sequence[str]:
 
 
 def _reinstall(server: Server) -> str:
+    if server.scope == "plugin":
+        return "install talkbus itself, for the plugin starts it: uv tool install talkbus, or pipx install talkbus"
     return "talkbus install" if server.scope == "user" else f"correct the entry in {server.path}"
 
 
