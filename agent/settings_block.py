@@ -463,9 +463,7 @@ def _matches(listed: object, server: Server, environ: Mapping[str, str], *, stri
 
 
 def _denies(rule: str, prefix: str, tool: str) -> bool:
-    """Whether a permission rule names this tool, or all of its server. Rules with parentheses mean no MCP tool."""
-    if "(" in rule:
-        return False
+    """Whether a permission rule names this tool, or all of its server; * in it means any text."""
     pattern = re.compile(".*".join(map(re.escape, rule.split("*"))), re.DOTALL)
     return pattern.fullmatch(prefix) is not None or pattern.fullmatch(f"{prefix}__{tool}") is not None
 

@@ -730,3 +730,15 @@ def test_what_is_tried_is_shown_on_a_terminal_only(world: World, monkeypatch: py
     shown = CliRunner().invoke(doctor, [], obj=Call(version="1", look=look))
     assert "\rrunning the hooks ..." in shown.stderr and shown.stderr.endswith(" \r")
     assert shown.stdout == quiet.stdout
+
+
+def test_without_a_safe_temporary_folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs none is still tried, and nothing else is called well."""
+    world.install()
+    open_to_all = world.user / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(open_to_all))
+    found = world.look()
+    assert set(found) == {"probe", "mcp", "delivery"} and found["delivery"][0].startswith("skip: ")
+    assert list(open_to_all.iterdir()) == []

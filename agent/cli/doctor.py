@@ -26,7 +26,7 @@ from agent.delivery import clientfile
 from agent.delivery.maildir import Maildir
 from agent.settings_block import read
 from agent.settings_client import claude_program
-from bus.errors import BusError, ConfigError, Refused
+from bus.errors import BusError, ConfigError, Refused, Unreachable
 
 if TYPE_CHECKING:
     from agent.seats import Live
@@ -234,7 +234,10 @@ def _asked(call: Call, record: Record | None, where: str, reached: list[str]) ->
             stats: dict[str, Any] = next((value for value, _ in view.query("stats", {}, _QUERY_S).rows), {})
             now = show.now_ms()
             peers = [value for value, _ in view.query("peers", {}, _QUERY_S).rows]
-            joined = next(iter(view.events(("none",), timeout=_QUERY_S)), None)
+            try:
+                joined = next(iter(view.events(("none",), timeout=_QUERY_S)), None)
+            except Unreachable:
+                joined = None
     except Refused:
         yield Check("broker", "fail", f"not paired with {where}", "ask its owner: talkbus lan invite; then join here")
         return
@@ -247,7 +250,8 @@ def _asked(call: Call, record: Record | None, where: str, reached: list[str]) ->
     else:
         yield Check("broker", "fail", f"{where} cannot write", "make room on its disk")
     if joined is None or joined.snapshot is None:
-        yield Check("activity", "fail", f"{where} does not tell what happens", "talkbus down && talkbus up")
+        remedy = "talkbus down && talkbus up" if record else "let its port of activity through, one above its own"
+        yield Check("activity", "fail", f"{where} does not tell what happens", remedy)
     if record is not None and call.version and record.version != call.version:
         told = f"{record.version} runs, and {call.version} is installed"
         yield Check("version", "warn", told, "talkbus down && talkbus up (nothing is lost)")

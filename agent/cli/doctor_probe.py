@@ -181,6 +181,14 @@ class ThrowAway:
         self._found = found
 
     def __enter__(self) -> ThrowAway:
+        try:
+            self._fill()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _fill(self) -> None:
         private_dir(self.root / "bus" / "state")
         write_private(self.root / "bus" / "state" / "stopped", b"")
         for folder in ("client/plugins", "tmp", "empty"):
@@ -191,7 +199,6 @@ class ThrowAway:
             with contextlib.suppress(OSError):
                 write_private(self.root / "client" / name, (config / name).read_bytes())
         write_private(self.root / "client" / ".claude.json", json.dumps(self._state()).encode())
-        return self
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.root, ignore_errors=True)

@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,7 @@ from agent.settings_block import (
 from agent.settings_client import claude_program, config_folder
 from agent.settings_entries import has_hooks
 from agent.settings_text import parse
-from bus.errors import ConfigError
+from bus.errors import BusError, ConfigError
 
 State = Literal["ok", "warn", "fail", "skip"]  # skip: it could not be tried
 
@@ -122,12 +123,25 @@ def installed(
         has_hooks(s.data) for s in (*found.sources, *found.dropped)
     )
     server = _server(found, next(iter(plugins), ""))
-    with doctor_probe.ThrowAway(found) as away, ThreadPoolExecutor(3) as pool:
-        # In a folder that is not trusted the client is asked from an empty one: it must not act on that folder.
-        where = folder if found.trusted else away.empty
-        complaints = pool.submit(doctor_probe.ask_about_settings, program, environ, where, away) if program else None
-        asked = _asking(pool, program, found, server, where, away)
-        served = _serving(pool, found, server, away)
+    with ExitStack() as stack:
+        try:
+            away = stack.enter_context(doctor_probe.ThrowAway(found))
+        except (BusError, OSError) as error:
+            away = None
+            yield Check(
+                "probe", "skip", f"neither server nor client is tried: {error}", "set TMPDIR to a folder of yours"
+            )
+        pool = stack.enter_context(ThreadPoolExecutor(3))
+        complaints = None
+        asked: Future[tuple[str, str]] | str = ""
+        served: Future[Served] | str = "see the line about the probe"
+        if away is not None:
+            # In a folder that is not trusted the client is asked from an empty one: it must not act on that folder.
+            where = folder if found.trusted else away.empty
+            if program:
+                complaints = pool.submit(doctor_probe.ask_about_settings, program, environ, where, away)
+            asked = _asking(pool, program, found, server, where, away)
+            served = _serving(pool, found, server, away)
         hooks = list(_hooks(found, server, plugins, ways, tell))  # while the others start
         yield from _settings(found, complaints, tell)
         yield from hooks
