@@ -272,6 +272,7 @@ def test_hooks_switched_off_and_a_server_that_was_removed(world: World) -> None:
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "disableAllHooks": True}))
     servers.write_text("{}")
     found = world.look(1)
+    assert "disableAllHooks" in found["statusline"][0]
     assert "disableAllHooks" in found["hooks"][0] and found["mcp"] == [
         "fail: no client starts the server -> talkbus install"
     ]
@@ -384,6 +385,17 @@ def test_the_channel_says_what_else_it_needs(world: World, monkeypatch: pytest.M
     assert "DISABLE_TELEMETRY" in world.look()["channel"][0]
     monkeypatch.delenv("DISABLE_TELEMETRY")
     assert world.look() == {}
+    settings = world.user / ".claude" / "settings.json"
+    env = json.loads(settings.read_text())["env"]
+    changed(settings, env=env | {"DISABLE_TELEMETRY": "1"})
+    assert "DISABLE_TELEMETRY" in world.look()["channel"][0]
+    changed(settings, env=env)
+    managed = world.user / "managed"
+    for enabled, state in ((False, "warn"), (None, "warn"), (True, "ok")):
+        write(managed / "managed-settings.json", {"channelsEnabled": enabled})
+        found = settings_block.read({"HOME": str(world.user)}, world.project, managed)
+        assert doctor_command._channel(found).state == state
+    shutil.rmtree(managed)
     assert "dangerously-load-development-channels" in CliRunner().invoke(doctor, [], obj=Call(version="1")).stdout
 
 

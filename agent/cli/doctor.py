@@ -24,7 +24,7 @@ from agent.cli.doctor_probe import Unproven, agent_place, environment_of, found_
 from agent.cli.install_checks import Check, Ways, client, installed
 from agent.delivery import clientfile
 from agent.delivery.maildir import Maildir
-from agent.settings_block import read
+from agent.settings_block import Found, read
 from agent.settings_client import claude_program
 from bus.errors import BusError, ConfigError, Refused, Unreachable
 
@@ -120,7 +120,7 @@ def examine(call: Call, tell: Callable[[str], None] = lambda _: None) -> Iterato
         yield from installed(os.environ, Path.cwd(), program, ways, tell)
     yield _delivery(ways, new and (not usable or call.config.delivery_native), reached)
     if usable and call.config.delivery_channel:
-        yield _channel()
+        yield _channel(read(os.environ, Path.home() if exits.nowhere() else Path.cwd()))
 
 
 def _delivery(ways: Ways, inbox: bool, reached: list[str]) -> Check:
@@ -353,9 +353,15 @@ def _without_agent(call: Call) -> Iterator[Check]:
         )
 
 
-def _channel() -> Check:
+def _channel(found: Found) -> Check:
     """What a user who switched it on has to do besides; whether a client listens shows only when a message goes."""
-    off = [name for name in ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "DISABLE_TELEMETRY") if os.environ.get(name)]
+    environ = {**found.environ, **found.variables()}
+    managed = [source for source in found.sources if source.scope == "managed"]
+    allowed = found.managed("channelsEnabled")
+    if managed and (allowed is None or allowed[1] is not True):
+        text = f"{managed[-1].path}: channelsEnabled is not set to true, and the client then has no channels"
+        return Check("channel", "warn", text, "ask the administrator of this machine to set it")
+    off = [name for name in ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "DISABLE_TELEMETRY") if environ.get(name)]
     if off:
         return Check("channel", "warn", f"{', '.join(off)} is set, and the client then has no channels", "unset it")
     start = "claude --dangerously-load-development-channels server:talkbus"

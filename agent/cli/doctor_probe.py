@@ -93,8 +93,17 @@ class Served:
     seconds: float
 
 
+_running: set[subprocess.Popen[Any]] = set()
+
+
 class Unproven(Exception):
     """It did not work; the text says how."""
+
+
+def stop() -> None:
+    """End what runs, in whatever thread, for nobody waits for it any more."""
+    for program in list(_running):
+        _kill(program)
 
 
 def hooks_in(settings: Mapping[str, Any]) -> list[Hook]:
@@ -430,12 +439,15 @@ def _run(
         )
     except OSError as error:
         raise Unproven(f"{line[0]} cannot be started: {error.strerror or error}") from error
+    _running.add(program)
     with program:
         try:
             output, errors = program.communicate(given, limit)
         except subprocess.TimeoutExpired:
             _kill(program)
             raise Unproven(f"did not end within {limit:.0f} s") from None
+        finally:
+            _running.discard(program)
     return subprocess.CompletedProcess(line, program.returncode, output, errors)
 
 
@@ -471,9 +483,11 @@ def _at(value: Any, *keys: str) -> Any:
 @contextlib.contextmanager
 def _ended(program: subprocess.Popen[bytes]) -> Iterator[None]:
     """Its end, by the end of its input as the client does it, else by force."""
+    _running.add(program)
     try:
         yield
     finally:
+        _running.discard(program)
         assert program.stdin is not None and program.stdout is not None
         with contextlib.suppress(OSError):
             program.stdin.close()

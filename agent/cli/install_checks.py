@@ -132,6 +132,7 @@ def installed(
                 "probe", "skip", f"neither server nor client is tried: {error}", "set TMPDIR to a folder of yours"
             )
         pool = stack.enter_context(ThreadPoolExecutor(3))
+        stack.push(lambda kind, *_: doctor_probe.stop() if kind else None)  # before the pool waits for its threads
         complaints = None
         asked: Future[tuple[str, str]] | str = ""
         served: Future[Served] | str = "see the line about the probe"
@@ -494,6 +495,10 @@ def _doubled(found: Found, plugins: Mapping[str, Source]) -> Check:
 
 def _status_line(found: Found) -> Check:
     line = found.value("statusLine")
+    if line and found.value("disableAllHooks") is True:
+        return Check(
+            "statusline", "warn", "disableAllHooks switches it off too", "see the line about disableAllHooks"
+        )
     command = line.get("command", "") if isinstance(line, dict) else ""
     if settings_hooks.is_ours(line):
         theirs = settings_hooks.theirs_in(command)
