@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -43,6 +44,48 @@ def config_folder(environ: Mapping[str, str]) -> Path:
     """The client's own folder: CLAUDE_CONFIG_DIR, else ~/.claude."""
     named = environ.get("CLAUDE_CONFIG_DIR", "")
     return Path(os.path.abspath(named)) if named else _user(environ) / ".claude"
+
+
+def managed_folder() -> Path:
+    """Where an administrator puts settings that go before everybody's own."""
+    if sys.platform == "darwin":
+        return Path("/Library/Application Support/ClaudeCode")
+    if sys.platform == "win32":
+        return Path(os.environ.get("PROGRAMFILES", r"C:\Program Files")) / "ClaudeCode"
+    return Path("/etc/claude-code")
+
+
+def managed_settings(folder: Path) -> list[Path]:
+    """The settings files in there, in the order in which the client applies them: the last one counts most."""
+    drops = folder / "managed-settings.d"
+    names = sorted(path for path in drops.glob("*.json") if not path.name.startswith(".")) if drops.is_dir() else []
+    return [folder / "managed-settings.json", *names]
+
+
+def managed_elsewhere(config: Path) -> list[tuple[str, bytes]]:
+    """Managed settings that are in no such file, as far as there are any: by name, as JSON. `config` is the client's
+    own folder, where it keeps what its organization's server told last.
+    """
+    found: list[tuple[str, bytes]] = []
+    if sys.platform == "darwin":
+        import json
+        import plistlib
+
+        name = "com.anthropic.claudecode.plist"
+        preferences = Path("/Library/Managed Preferences")
+        for path in (preferences / name, preferences / os.environ.get("USER", "") / name):
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                found.append((str(path), json.dumps(plistlib.loads(path.read_bytes())).encode()))
+    if sys.platform == "win32":
+        import winreg
+
+        for hive, label in ((winreg.HKEY_CURRENT_USER, "HKCU"), (winreg.HKEY_LOCAL_MACHINE, "HKLM")):
+            with contextlib.suppress(OSError), winreg.OpenKey(hive, r"SOFTWARE\Policies\ClaudeCode") as key:
+                text = winreg.QueryValueEx(key, "Settings")[0]
+                found.append((rf"{label}\SOFTWARE\Policies\ClaudeCode\Settings", str(text).encode()))
+    with contextlib.suppress(OSError):
+        found.append((str(config / "remote-settings.json"), (config / "remote-settings.json").read_bytes()))
+    return found
 
 
 def server_entry(scope: Scope) -> dict[str, object]:

@@ -104,12 +104,6 @@ def take_server(text: str, where: str, put: Put | None) -> str:
     return _emptied(text_of.drop(text, _ENTRY), put, _ENTRY[:1])
 
 
-def has_server(settings: Mapping[str, Any]) -> bool:
-    """Whether a parsed file has an MCP server of our name, by whomever."""
-    servers = settings.get("mcpServers")
-    return isinstance(servers, dict) and SERVER in servers
-
-
 def has_hooks(settings: Mapping[str, Any]) -> bool:
     """Whether a parsed file has hooks of ours, of whatever version."""
     return any(is_ours(hook) for _, hook in _flat(settings.get("hooks")))

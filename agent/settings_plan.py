@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent import settings_block
 from agent import settings_files as files
 from agent.settings_client import Places, places, server_entry, session_environment
 from agent.settings_entries import Put, put_server, put_settings, take_server, take_settings
@@ -52,6 +53,29 @@ def installing(home: Home, where: Places, environ: Mapping[str, str]) -> Plan:
     plan = Plan([_change(settings, text), _change(servers, listed)], [put, entry])
     plan.notes = notes + put.notes + entry.notes
     return plan
+
+
+def hindrances(where: Places, environ: Mapping[str, str], folder: Path) -> list[str]:
+    """What would keep the installed entries from working in a session in `folder`, one line each."""
+    from agent.tools import table
+
+    found = settings_block.read(environ, folder)
+    server = settings_block.Server(where.scope, where.servers, dict(server_entry(where.scope)))
+    blocks = [
+        *found.refused,
+        *settings_block.hook_blocks(found, {where.scope}),
+        *settings_block.server_blocks(found, server),
+        *settings_block.tool_blocks(found, server.prefix, list(table())),
+    ]
+    lines = [f"{'warning' if block.hard else 'note'}: {block}" for block in blocks]
+    for other in found.servers():
+        before = other.scope not in (where.scope, "user")
+        if before and (other.scope != "project" or settings_block.approval(found, other) == "approved"):
+            lines.append(
+                f"warning: {other.path}: an MCP server talkbus of scope {other.scope} goes before the one installed "
+                "(remove it there, or give it another name)"
+            )
+    return list(dict.fromkeys(lines))
 
 
 def install(home: Home, plan: Plan) -> list[Path]:

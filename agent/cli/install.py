@@ -52,6 +52,7 @@ def install(call: Call, scope: Any, client: str, dry_run: bool, as_json: bool) -
 
     where = _where(scope)
     plan = settings_plan.installing(call.home, where, os.environ)
+    plan.notes += settings_plan.hindrances(where, os.environ, Path.home() if exits.nowhere() else Path.cwd())
     copies = [] if dry_run else settings_plan.install(call.home, plan)
     if not _shown(plan, where, dry_run, as_json, {"backups": [str(copy) for copy in copies]}):
         return

@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("broker", "up", "Start the bus."),
     "down": ("broker", "down", "Stop the bus, until 'talkbus up'."),
     "status": ("broker", "status", "Tell whether the bus runs, and how it is."),
-    "doctor": ("doctor", "doctor", "Look for faults, and say how to mend each."),
+    "doctor": ("doctor", "doctor", "Try every path, and say how to fix what does not work."),
     "config": ("broker", "config", "Show and change settings."),
     "install": ("install", "install", "Put talkbus into Claude Code's settings."),
     "uninstall": ("install", "uninstall", "Take talkbus out of Claude Code's settings."),

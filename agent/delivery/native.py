@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.settings_client import managed_folder, managed_settings
+
 BURST = 5
 EVERY_MS = 5000  # after an emptied bucket one line every 5 s was never dropped
 LINE_MAX = 500_000  # characters; 600,000 were seen to pass whole
@@ -181,11 +183,4 @@ def _settings(path: Path) -> Mapping[str, Any]:
 
 
 def _managed() -> list[Path]:
-    if sys.platform == "darwin":
-        root = Path("/Library/Application Support/ClaudeCode")
-    elif sys.platform == "win32":
-        root = Path(os.environ.get("PROGRAMFILES", r"C:\Program Files")) / "ClaudeCode"
-    else:
-        root = Path("/etc/claude-code")
-    drops = sorted((root / "managed-settings.d").glob("*.json"), reverse=True) if root.is_dir() else []
-    return [*drops, root / "managed-settings.json"]
+    return managed_settings(managed_folder())[::-1]
