@@ -36,8 +36,12 @@ class Reservations:
         session.listeners.append(self._heard)
 
     def reserved(self, letter: Letter) -> bool:
-        """Whether ordinary delivery has to leave this one."""
-        return letter.msg.re in self._open
+        """Whether ordinary delivery has to leave this one: the answer that was found, or the one to be found next.
+
+        Further answers are ordinary mail, else anybody could fill the window with what nothing shows.
+        """
+        entry = self._open.get(letter.msg.re)
+        return entry is not None and (entry.letter is None or entry.letter.key == letter.key)
 
     def open(self, ident: str) -> None:
         """A question is about to be sent."""

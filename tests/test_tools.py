@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from agent.book import Book
-from agent.delivery.piggyback import letter_of
+from agent.delivery.piggyback import BUDGET, fitting, letter_of
+from agent.inbox import Letter
 from agent.link import Link, Profile
+from agent.reservations import Reservations
 from agent.session import find_place, numbered
 from agent.tooling import Args, ToolError
 from agent.tools import table
 from agent.tools_ask import longest
 from agent.tools_mail import message_id, recipients
 from bus import wire
+from bus.wire import Msg
 
 
 def args(tool: str, **given: Any) -> Args:
@@ -103,6 +107,30 @@ def test_the_project_is_the_remote_without_secrets_or_else_the_folder(tmp_path: 
     (own / "HEAD").write_text("0123456789abcdef\n")
     place = find_place(tree)
     assert (place.project, place.branch) == ("https://host/org/api.git", "01234567")
+
+
+def letter(ident: str, kind: str = "note", re: str = "", body: bytes = b"x") -> Letter:
+    return Letter(Msg(1, 0, ident, "web", "0001", "h", "api", kind, 1, re=re, body=body), 0)
+
+
+def test_what_wakes_is_chosen_before_what_came_earlier() -> None:
+    notes = [letter(f"n{i:015}", body=b"x" * 200_000) for i in range(40)]
+    task = letter("t" * 16, "task")
+    chosen = fitting([*notes, task, letter("later" + "n" * 11)], 1, BUDGET)
+    assert chosen[-1] is task and chosen[:-1] == notes[: len(chosen) - 1] and len(chosen) > 5
+    assert fitting(notes[:3], 1, BUDGET) == notes[:3]
+
+
+def test_one_answer_is_kept_for_an_ask_and_the_others_are_ordinary() -> None:
+    """Else anybody could fill the window of a session with what nothing shows."""
+    asks = Reservations(SimpleNamespace(loop=None, listeners=[]))  # type: ignore[arg-type]
+    asks.open("q" * 16)
+    first, second = letter("a" * 16, re="q" * 16), letter("b" * 16, re="q" * 16)
+    assert asks.reserved(first) and asks.reserved(second), "which one comes first is not known yet"
+    inbox = SimpleNamespace(waiting=lambda: [first, second], more=0)
+    asks._session.pulse = SimpleNamespace(beat=lambda: None)  # type: ignore[misc, assignment]
+    asks._look(SimpleNamespace(inbox=inbox), 0)  # type: ignore[arg-type]
+    assert asks.reserved(first) and not asks.reserved(second)
 
 
 def test_what_is_in_a_paths_hands_stays_there_when_the_book_is_read_again() -> None:

@@ -21,7 +21,7 @@ from agent import render
 from agent.delivery import clientfile, native, recovery, transcript
 from agent.delivery.flights import Flight, Verdict, judge_hook, judge_native
 from agent.delivery.maildir import Fate, Maildir, sweep
-from agent.delivery.piggyback import counted, plain
+from agent.delivery.piggyback import counted, fitting, plain
 from agent.inbox import Letter
 from agent.link import Link
 from agent.session import Session
@@ -275,7 +275,7 @@ class Ladder:
         """`offering` on the disk for as many letters as fit; and how many are left."""
 
         def offer(link: Link, now: int) -> tuple[list[Letter], int]:
-            fit = list(waiting[: render.fitting(plain(waiting), now, budget)])
+            fit = fitting(waiting, now, budget)
             return link.inbox.offer(now, fit, path), len(waiting) - len(fit) + link.inbox.more
 
         return await self._call(offer)

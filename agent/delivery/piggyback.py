@@ -61,7 +61,7 @@ class Piggyback:
 
         def choose(link: Link, now: int) -> tuple[list[Letter], int, int]:
             letters = [letter for letter in link.inbox.waiting() if not self._reserved(letter)]
-            first = letters[: render.fitting(plain(letters), now, room)]
+            first = fitting(letters, now, room)
             given = first if peek else self.offer(link, now, call, first)
             return given, len(letters) - len(first) + link.inbox.more, now
 
@@ -122,6 +122,15 @@ def plain(letters: Sequence[Letter]) -> list[render.Letter]:
         for letter in letters
         for m in (letter.msg,)
     ]
+
+
+def fitting(letters: Sequence[Letter], now: int, budget: int) -> list[Letter]:
+    """Those that one text shows, in their order. What wakes is chosen before anything else, however much came before
+    it: a note can wait, and a task must not wait behind it.
+    """
+    chosen = sorted(letters, key=lambda letter: not letter.wakes)
+    keys = {letter.key for letter in chosen[: render.fitting(plain(chosen), now, budget)]}
+    return [letter for letter in letters if letter.key in keys]
 
 
 def counted(left: int) -> str:
