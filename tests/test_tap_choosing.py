@@ -66,7 +66,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         choice.takes(stored(START, f"m{number}"))
     assert shown(choice, step(START, "acked", "m1"), step(START, "acked", "m4")) == ["acked"]
-    assert len(choice._known) == 3
+    assert len(choice.mail) == 3
 
 
 def test_a_picture_is_narrowed() -> None:
