@@ -56,9 +56,8 @@ class Rejoined:
         """A picture: the stream goes on from here. After a gap everything that is not finished is in doubt."""
         if gap:
             self._until = num(snapshot, "ts")
-            left = dict(self._asked)  # what a second gap found unasked
-            self._asked = deque((message.key, {}) for message in self._mail.unfinished() if message.key not in left)
-            self._asked.extend(left.items())
+            doubtful = {message.key: {} for message in self._mail.unfinished()}
+            self._asked = deque({**doubtful, **dict(self._asked)}.items())  # with what a gap before left unasked
         else:
             self._heard_to = num(snapshot, "ts")
 
