@@ -23,6 +23,8 @@ from agent.cli.demo_plan import plan
 from agent.cli.demo_run import Show
 from agent.cli.demo_show import Kill, Screen, agents_table, kills_table
 from agent.cli.main import cli
+from agent.tap.office import Office
+from agent.tap.recording import Recording
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("ada", "bob", "cleo")
@@ -263,11 +265,14 @@ def started(folder: Path, command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
+def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     tap = tap_process(tmp_path, "--demo", "--json", "--bodies")
+    kept = tmp_path_factory.mktemp("kept") / "demo.tap"
+    lines = tap_process(tmp_path, "--demo", "--record", str(kept))
     process = demo_process(tmp_path, "--messages", "120", "--json", "--seed", "3", "--pace", "60")
     out, err = process.communicate(timeout=100)
     watched, remarks = tap.communicate(timeout=30)
+    seen, _ = lines.communicate(timeout=30)
     assert process.returncode == 0, err
     found = json.loads(out)
     assert found["ok"] is True
@@ -280,8 +285,24 @@ def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
     told = [json.loads(line) for line in watched.splitlines()]
     assert {"snapshot", "lost", "missed", "stored", "injected"} <= {line["event"] for line in told}
     assert any(line.get("body") for line in told)
+    assert_whole(seen, kept, 120)
     assert list(tmp_path.iterdir()) == []
     assert running_in(tmp_path) == []
+
+
+def assert_whole(seen: str, kept: Path, copies: int) -> None:
+    """Lines and office have every copy of the demonstration, every step of it once and in order, whatever was killed."""
+    office = Office()
+    for item in Recording(kept).items():
+        office.take(item)
+    feed = office.scene(0).feed
+    statuses = [copy.status for entry in feed for copy in entry.copies.values()]
+    assert statuses == ["injected"] * copies, "every copy was shown, and is said to be"
+    assert office.messages == len(feed) == len({entry.ident for entry in feed}), "a message counts once"
+    for entry in feed:
+        for copy in entry.copies.values():
+            found = [line for line in seen.splitlines() if entry.ident in line and f" {copy.name}  " in line]
+            assert [line.split()[1] for line in found] == ["stored", "offered", "injected"], found
 
 
 def test_told_to_end_it_leaves_nothing_behind(tmp_path: Path) -> None:
