@@ -182,7 +182,7 @@ def test_progress_is_lines_where_nothing_can_be_rewritten() -> None:
     screen.end()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2
-    assert lines[0].endswith("sent 1  stored 1  shown 0  of 10")
+    assert lines[0].endswith("sent 1  stored 1  shown 0  of 10 copies")
     assert lines[1].endswith("broker killed")
     assert "\x1b" not in stream.getvalue()
 

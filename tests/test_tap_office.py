@@ -215,6 +215,18 @@ def test_what_was_sent_before_it_was_looked_stays_out_of_the_feed() -> None:
     assert [entry.ident for entry in office.scene(START).feed] == [MANY]
 
 
+def test_what_was_asked_before_its_event_came_is_counted_by_the_event() -> None:
+    again = snapshot(START + 50, boot="b2", peers=[row("b2", "bob", unread=1)])
+    office = after(snapshot(), GAP[0], again, learned(MANY, answered("bob", "injected", "b2")))
+    unread = lambda: next(d for d in office.scene(START).desks if d.name == "bob").unread  # noqa: E731
+    assert unread() == 1, "as of the picture"
+    office.take(step(START + 90, "injected", MANY, **{"from": "ada", "from_host": "mars"}))
+    assert unread() == 0
+    office.take(Item(START + 95, "peers", {"peers": [row("b2", "bob", unread=4)], "seq": 30}))
+    office.take(stored(START + 95, LOST, seq=30))
+    assert unread() == 4, "it is in what was read"
+
+
 def test_a_step_that_is_told_twice_counts_once() -> None:
     office = after(snapshot(), stored(START, ONE), stored(START, MANY))
     for _ in range(3):

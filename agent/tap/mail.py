@@ -30,16 +30,21 @@ FIRST = ("refused", "held", "stored")  # the steps that name the message's sende
 OPEN = ("held", "stored", "offered")  # a copy that is still to be shown
 FINAL = ("refused", "answered")  # nothing follows
 UNKNOWN = "unknown"
+_SETTLING = ("injected", "expired", "failed")  # with these a copy leaves the mailbox
 
 
 @dataclass(slots=True)
 class Copy:
-    """One recipient's. `steps` were told, the highest is `step`; `doubt`: more may have happened unheard."""
+    """One recipient's. `steps` were told, the highest is `step`; `doubt`: more may have happened unheard.
+
+    `waiting` says whether it is counted among those that wait for the recipient; None where that is not known.
+    """
 
     name: str
     host: str
     step: str = ""
     doubt: bool = False
+    waiting: bool | None = None
     steps: set[str] = field(default_factory=set)
 
     @property
@@ -48,20 +53,22 @@ class Copy:
         return UNKNOWN if self.doubt and self.step in OPEN else self.step
 
     def waits(self, told: dict[str, Any]) -> int:
-        """Let a msg event have happened to it; what that changes in the number of those that wait: 1, 0 or -1.
+        """What a msg event changes in the number of those that wait for the recipient: 1, 0 or -1.
 
         Held mail does not wait for the recipient. A step of a copy that is settled already may be told late: then
-        it was counted, and such an event does not name the sender.
+        it was counted, and such an event does not name the sender. What was asked of a copy changes nothing here:
+        the events that follow the picture do.
         """
-        step, before, doubt = text(told, "event"), self.step, self.doubt
-        if not self.climb(step):
-            return 0
-        if step == "stored":
-            return int(before in ("", "held"))
-        counted = before in ("stored", "offered") and not doubt
-        if self.step in OPEN or not (counted or (before != "held" and before in ("", *OPEN) and text(told, "from"))):
-            return 0
-        return -1
+        step, before = text(told, "event"), self.waiting
+        if step == "stored" and step not in self.steps:
+            self.waiting = True
+            return 1
+        if step in _SETTLING:
+            self.waiting = False
+            return -int(before is True or (before is None and bool(text(told, "from"))))
+        if step == "held":
+            self.waiting = False
+        return 0
 
     def climb(self, step: str) -> bool:
         """Another step was told; False when it was told before."""
@@ -149,6 +156,7 @@ class Mail:
         for message in self._messages.values():
             for copy in message.copies.values():
                 copy.doubt = True
+                copy.waiting = None if copy.waiting else copy.waiting
 
     def unfinished(self) -> Iterator[Message]:
         """Messages of which more may be told, the oldest first."""

@@ -117,6 +117,7 @@ class Office:
         self.remark = "connecting"
         self.messages = 0
         self._missed, self._missed_until = "", 0
+        self._seq = 0  # the last event the peers were read after
         self._since = 0  # what was sent before is not in the feed
         self._people: dict[str, Person] = {}
         self._arrows: deque[tuple[str, str, int]] = deque(maxlen=ARROWS_MAX)
@@ -134,6 +135,7 @@ class Office:
             return
         if item.what in ("snapshot", "peers"):
             self._sit(rows(item.told, "peers"))
+            self._seq = num(item.told, "seq")
         if item.what == "snapshot":
             self.connected, self.remark = True, ""
             self._since = self._since or num(item.told, "ts")
@@ -219,12 +221,12 @@ class Office:
         if about is None:
             return  # several may be meant, and a wrong status is worse than an old one
         message, copy = about
-        news = step not in copy.steps
         waits = copy.waits(told)
+        news = copy.climb(step)
         entry = self._entry(message.key, at, told) if step in FIRST else None
         target = self._people.get(text(told, "mailbox")) or self._find(copy.name, copy.host)
         sender = self._find(text(told, "from"), text(told, "from_host")) if text(told, "from") else None
-        if target is not None:
+        if target is not None and num(told, "seq") > self._seq:
             target.unread = max(0, target.unread + waits)
         if step in ("stored", "held") and news and sender and target and entry:
             self._speak(at, sender, target, entry)

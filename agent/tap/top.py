@@ -202,6 +202,8 @@ class Top:
         about = self._mail.heard(told)
         before = about[1].step if about else ""
         waits = about[1].waits(told) if about else 0
+        if about:
+            about[1].climb(step)
         if step in ("stored", "held") and not before:
             self._all.add(item.at)
             name, host = safe(text(told, "from")), safe(text(told, "from_host"))
