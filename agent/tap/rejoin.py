@@ -56,7 +56,7 @@ class Rejoined:
         """A picture: the stream goes on from here. After a gap everything that is not finished is in doubt."""
         if gap:
             self._until = num(snapshot, "ts")
-            doubtful = {message.key: {} for message in self._mail.unfinished()}
+            doubtful: dict[Key, dict[str, Any]] = {message.key: {} for message in self._mail.unfinished()}
             self._asked = deque({**doubtful, **dict(self._asked)}.items())  # with what a gap before left unasked
         else:
             self._heard_to = num(snapshot, "ts")
