@@ -17,14 +17,19 @@ from click.testing import CliRunner
 
 from agent import render
 from agent.cli import demo as demo_module
+from agent.cli import demo_find
 from agent.cli.demo_agents import Counter, DemoFailed
 from agent.cli.demo_count import Tally, sights
 from agent.cli.demo_plan import plan
 from agent.cli.demo_run import Show
 from agent.cli.demo_show import Kill, Screen, agents_table, kills_table
 from agent.cli.main import cli
+from agent.tap.items import Item
 from agent.tap.office import Office
 from agent.tap.recording import Recording
+from bus.config import home
+from bus.private import private_dir
+from tests.story import START, event
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("ada", "bob", "cleo")
@@ -234,6 +239,27 @@ def test_what_stops_it_is_one_line(
     assert text in result.stderr
     assert len(result.stderr.split("\n")) == 2  # click ends the line of an interrupted command
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tap_of_a_demo_hears_its_last_broker_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is marked as stopped before its broker is told to stop: what was published until then is not dropped."""
+    bus = home({"TALKBUS_HOME": str(tmp_path)})
+    private_dir(bus.state)
+    alive = [object(), object(), None]
+    monkeypatch.setattr(demo_find, "stopped", lambda _bus: True)
+    monkeypatch.setattr(demo_find, "published", lambda _bus: alive.pop(0))
+    last = [event(START, "msg.offered", id=ONE), event(START, "bus.stop"), event(START, "msg.acked", id=ONE)]
+    assert list(demo_find.until_it_ends(iter([*last, None]), bus)) == last[:2]
+    assert list(demo_find.until_it_ends(iter([None, None, last[0], None, last[0]]), bus)) == [
+        None,
+        None,
+        last[0],
+        None,
+    ]
+    lost = Item(START, "lost", {"text": "gone"})
+    assert list(demo_find.until_it_ends(iter([last[0], lost, last[0]]), bus)) == last[:1]
+    monkeypatch.setattr(demo_find, "stopped", lambda _bus: False)
+    assert list(demo_find.until_it_ends(iter([lost, last[1], None]), bus)) == [lost, last[1], None]
 
 
 # -- with real processes ---------------------------------------------------------------------------------------------
