@@ -332,6 +332,13 @@ class Inbox:
     def _owe(self, n: int, status: str, proof: str) -> None:
         self._owed.setdefault((status, proof), []).append(n)
 
+    def overtaken(self) -> bool:
+        """Whether an acknowledgement is due for a message whose `offered` still waits for a receipt."""
+        if not self._owed or not self.moves:
+            return False
+        owed = {self._numbers.get(n) for numbers in self._owed.values() for n in numbers}
+        return any(status == "offered" and key in owed for status, _, _, key in self.moves)
+
     def acknowledge(self) -> None:
         """ACK for everything that became settled since; the batch's writes are on disk before it is sent."""
         for (status, proof), numbers in self._owed.items():

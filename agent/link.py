@@ -250,7 +250,13 @@ class Link:
         self.batch.sends.append(wire.Ping(self._k, self.profile.activity))
 
     def _flush_receipts(self, now: int) -> None:
-        """Receipts queue behind mail, and travel many at a time."""
+        """Receipts queue behind mail, and travel many at a time.
+
+        What is about to be acknowledged must not wait: its `offered` would reach the broker after its `injected`, and
+        everybody who watches would be told the steps in the wrong order.
+        """
+        while self.inbox.overtaken() and self.book.unsettled < wire.OPEN_REQUESTS:
+            self._send_receipt(now)
         moves = self.inbox.moves
         if not moves:
             self._receipt_at = None
@@ -259,8 +265,12 @@ class Link:
             self._receipt_at = now if self.inbox.urgent else now + RECEIPT_DELAY_MS
             self.inbox.urgent = False
         full = len(moves) >= wire.RECEIPT_IDS
-        if (now < self._receipt_at and not full) or self.book.unsettled >= wire.OPEN_REQUESTS:
-            return
+        if (now >= self._receipt_at or full) and self.book.unsettled < wire.OPEN_REQUESTS:
+            self._send_receipt(now)
+
+    def _send_receipt(self, now: int) -> None:
+        """One receipt with as many of the oldest moves as fit."""
+        moves = self.inbox.moves
         rows: dict[tuple[str, str, int], list[str]] = {}
         taken, size = 0, 0
         for status, proof, at, key in moves[: wire.RECEIPT_IDS]:

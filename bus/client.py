@@ -43,7 +43,7 @@ class Answer:
 class News(NamedTuple):
     """One step of `View.events`.
 
-    `snapshot` is {"peers", "state", "seq", "boot"} whenever the stream was joined, `gap` tells that events were
+    `snapshot` is {"peers", "state", "seq", "boot", "ts"} whenever the stream was joined, `gap` tells that events were
     missed before it. `events` are maps with "class", "event", "seq", "boot", "ts" and the event's own fields. `lost`
     says why the stream ended; it is joined anew as soon as that can be.
     """
@@ -285,6 +285,7 @@ class _Stream:
     def __init__(self) -> None:
         self.seq = 0
         self.boot = ""
+        self._ts = 0
         self._monitor: Monitor | None = None
         self._socket: Socket | None = None
 
@@ -308,6 +309,7 @@ class _Stream:
                     "state": [v["state"] for v in values if "state" in v],
                     "seq": self.seq,
                     "boot": self.boot,
+                    "ts": self._ts,
                 }
         raise Unreachable(f"no marker came through at {line.xpub}")
 
@@ -346,6 +348,7 @@ class _Stream:
                 self._socket.poll(int(left * 1000) + 1)
             elif event["class"] == "sync" and event["event"] == nonce:
                 self.seq, self.boot = event["seq"], event["boot"]
+                self._ts = event["ts"] if type(event.get("ts")) is int else 0
                 return True
 
     def _next(self) -> dict[str, Any] | None:

@@ -192,10 +192,16 @@ def _inbox(ask: Ask) -> Iterator[Part]:
 
 
 def _find(ask: Ask, visible: str) -> Any:
-    """The message that is asked for by id or by the beginning of one. Refused 403, 404, 409 or 422."""
+    """The message that is asked for by id or by the beginning of one, and by its sender where that is given.
+
+    Refused 403, 404, 409 or 422.
+    """
     ident = ask.text("id").strip()
+    name, _, host = ask.text("from").strip().lower().partition("@")
     key = {"key": ask.read.key, "id": ident, "low": ident.lower(), "end": ident.lower() + "\U0010ffff"}
-    sql = f"SELECT {_COLUMNS}, {visible} FROM messages m WHERE "
+    key |= {"name": name, "host": host}
+    sender = "(:name = '' OR m.name = :name) AND (:host = '' OR m.host = :host) AND "
+    sql = f"SELECT {_COLUMNS}, {visible} FROM messages m WHERE {sender}"
     # Two senders may have used one id: the asker's own message counts first, then the older one.
     order = f" ORDER BY {visible} DESC, m.key = :key DESC, m.row LIMIT 1"
     exact = ask.db.execute(sql + "m.id = :id" + order, key).fetchone()
@@ -223,22 +229,22 @@ def _why(ask: Ask) -> Iterator[Part]:
     row = _find(ask, ask.known())
     steps = ", ".join(f"d.{s}_at, d.{s}_proof" for s in _HISTORY)
     copies = ask.db.execute(
-        f"SELECT d.name, coalesce(b.host, ''), d.step, {steps} FROM deliveries d "
+        f"SELECT d.name, coalesce(b.host, ''), d.step, d.mailbox, {steps} FROM deliveries d "
         "LEFT JOIN mailboxes b ON b.id = d.mailbox WHERE d.msg = ? ORDER BY d.name, d.mailbox",
         (row[0],),
     ).fetchall()
     refused = ask.db.execute(
         "SELECT name, host, code, text, ts FROM refusals WHERE msg = ? AND sender = ? ORDER BY row", (row[1], row[4])
     )
-    base = {"id": row[1], "from": clip(row[2], SHORT_MAX)}
+    base = {"id": row[1], "from": clip(row[2], SHORT_MAX), "from_host": clip(row[3], SHORT_MAX)}
     made: list[Part] = []
-    for name, host, step, *times in copies:
+    for name, host, step, mailbox, *times in copies:
         history = [
             {"status": status, "ts": times[2 * i], "proof": clip(times[2 * i + 1] or "", PROOF_MAX)}
             for i, status in enumerate(_HISTORY)
             if times[2 * i] is not None
         ]
-        head = {**base, "name": clip(name, SHORT_MAX), "host": clip(host, SHORT_MAX)}
+        head = {**base, "name": clip(name, SHORT_MAX), "host": clip(host, SHORT_MAX), "mailbox": mailbox}
         made.append(({**head, "status": LADDER[step], "history": history}, b""))
     for name, host, code, text, ts in refused:
         history = [{"status": "refused", "ts": ts, "proof": f"{code} {clip(text, PROOF_MAX)}"}]

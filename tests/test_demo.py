@@ -17,12 +17,19 @@ from click.testing import CliRunner
 
 from agent import render
 from agent.cli import demo as demo_module
+from agent.cli import demo_find
 from agent.cli.demo_agents import Counter, DemoFailed
 from agent.cli.demo_count import Tally, sights
 from agent.cli.demo_plan import plan
 from agent.cli.demo_run import Show
 from agent.cli.demo_show import Kill, Screen, agents_table, kills_table
 from agent.cli.main import cli
+from agent.tap.items import Item
+from agent.tap.office import Office
+from agent.tap.recording import Recording
+from bus.config import home
+from bus.private import private_dir
+from tests.story import START, event
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("ada", "bob", "cleo")
@@ -180,7 +187,7 @@ def test_progress_is_lines_where_nothing_can_be_rewritten() -> None:
     screen.end()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2
-    assert lines[0].endswith("sent 1  stored 1  shown 0  of 10")
+    assert lines[0].endswith("sent 1  stored 1  shown 0  of 10 copies")
     assert lines[1].endswith("broker killed")
     assert "\x1b" not in stream.getvalue()
 
@@ -234,6 +241,27 @@ def test_what_stops_it_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tap_of_a_demo_hears_its_last_broker_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is marked as stopped before its broker is told to stop: what was published until then is not dropped."""
+    bus = home({"TALKBUS_HOME": str(tmp_path)})
+    private_dir(bus.state)
+    alive = [object(), object(), None]
+    monkeypatch.setattr(demo_find, "stopped", lambda _bus: True)
+    monkeypatch.setattr(demo_find, "published", lambda _bus: alive.pop(0))
+    last = [event(START, "msg.offered", id=ONE), event(START, "bus.stop"), event(START, "msg.acked", id=ONE)]
+    assert list(demo_find.until_it_ends(iter([*last, None]), bus)) == last[:2]
+    assert list(demo_find.until_it_ends(iter([None, None, last[0], None, last[0]]), bus)) == [
+        None,
+        None,
+        last[0],
+        None,
+    ]
+    lost = Item(START, "lost", {"text": "gone"})
+    assert list(demo_find.until_it_ends(iter([last[0], lost, last[0]]), bus)) == last[:1]
+    monkeypatch.setattr(demo_find, "stopped", lambda _bus: False)
+    assert list(demo_find.until_it_ends(iter([lost, last[1], None]), bus)) == [lost, last[1], None]
+
+
 # -- with real processes ---------------------------------------------------------------------------------------------
 
 
@@ -263,11 +291,14 @@ def started(folder: Path, command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
+def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     tap = tap_process(tmp_path, "--demo", "--json", "--bodies")
+    kept = tmp_path_factory.mktemp("kept") / "demo.tap"
+    lines = tap_process(tmp_path, "--demo", "--record", str(kept))
     process = demo_process(tmp_path, "--messages", "120", "--json", "--seed", "3", "--pace", "60")
     out, err = process.communicate(timeout=100)
     watched, remarks = tap.communicate(timeout=30)
+    seen, _ = lines.communicate(timeout=30)
     assert process.returncode == 0, err
     found = json.loads(out)
     assert found["ok"] is True
@@ -280,8 +311,24 @@ def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
     told = [json.loads(line) for line in watched.splitlines()]
     assert {"snapshot", "lost", "missed", "stored", "injected"} <= {line["event"] for line in told}
     assert any(line.get("body") for line in told)
+    assert_whole(seen, kept, 120)
     assert list(tmp_path.iterdir()) == []
     assert running_in(tmp_path) == []
+
+
+def assert_whole(seen: str, kept: Path, copies: int) -> None:
+    """Lines and office have every copy of the demonstration, every step of it once and in order, whatever was killed."""
+    office = Office()
+    for item in Recording(kept).items():
+        office.take(item)
+    feed = office.scene(0).feed
+    statuses = [copy.status for entry in feed for copy in entry.copies.values()]
+    assert statuses == ["injected"] * copies, "every copy was shown, and is said to be"
+    assert office.messages == len(feed) == len({entry.ident for entry in feed}), "a message counts once"
+    for entry in feed:
+        for copy in entry.copies.values():
+            found = [line for line in seen.splitlines() if entry.ident in line and f" {copy.name}  " in line]
+            assert [line.split()[1] for line in found] == ["stored", "offered", "injected"], found
 
 
 def test_told_to_end_it_leaves_nothing_behind(tmp_path: Path) -> None:

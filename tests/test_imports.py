@@ -36,7 +36,8 @@ PURE = {
     *(f"bus.{name}" for name in "ops.upkeep ops.machines store_writes roll z85 enrolment invitations plain".split()),
     *(f"bus.{name}" for name in "ops.hold policy governor journal metrics timers retention record".split()),
     *(f"agent.{name}" for name in "book effects sending inbox link".split()),
-    *(f"agent.tap.{name}" for name in "items choosing words cells office office_scene top".split()),
+    *(f"agent.tap.{name}" for name in "items choosing words cells mail office office_scene top".split()),
+    "agent.paths",
 }
 WORLD = {
     "socket",

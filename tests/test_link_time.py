@@ -73,13 +73,42 @@ def test_receipts_travel_together_and_are_confirmed() -> None:
     assert any(isinstance(w, PutShown) for w in batch.writes)
 
 
+def test_what_was_offered_is_told_before_it_is_acknowledged() -> None:
+    rig = Rig().opened()
+    for i in range(3):
+        rig.hear(MSG | {"n": i + 1, "prev": i, "id": f"{i}" * 16})
+    inbox = rig.link.inbox
+    first, second, third = inbox.waiting()
+    inbox.offer(rig.now, [first, second], "hook")
+    assert rig.take().sends == [], "nothing is known of their fate: that can wait"
+    inbox.shown(rig.now, [first.key], "seen")
+    receipt, ack = rig.take().sends
+    assert isinstance(receipt, SendRow) and ack == wire.Ack([[1, 1]], "seen", "injected")
+    assert inbox.moves == [], "what else waited travels along"
+    inbox.offer(rig.now, [third], "hook")
+    inbox.shown(rig.now, [second.key], "seen")
+    assert rig.take().sends == [wire.Ack([[2, 2]], "seen", "injected")], "its own was told, another one's can wait"
+
+
+def test_an_acknowledgement_does_not_wait_for_a_full_window() -> None:
+    rig = Rig().opened()
+    rig.hear(MSG, b"x")
+    for _ in range(wire.OPEN_REQUESTS):
+        rig.link.submit(rig.now, "status", {})
+    rig.take()
+    inbox = rig.link.inbox
+    inbox.shown(rig.now, [x.key for x in inbox.offer(rig.now, inbox.waiting(), "hook")], "seen")
+    assert rig.take().sends == [wire.Ack([[1, 1]], "seen", "injected")]
+
+
 def test_receipts_always_fit_a_head() -> None:
     rig = Rig().opened()
     for i in range(64):
         rig.hear(MSG | {"n": i + 1, "prev": i, "id": f"{i:02}" + "m" * 14, "host": "h" * 60})
-        inbox = rig.link.inbox
-        given = inbox.offer(rig.now, inbox.waiting(), "a path of its own " + "ü" * 60 + str(i))
-        rig.link.lost(rig.now) if i == 63 else None
+    rig.link.lost(rig.now)
+    inbox = rig.link.inbox
+    for i, letter in enumerate(inbox.waiting()):
+        given = inbox.offer(rig.now, [letter], "a path of its own " + "ü" * 60 + str(i))
         inbox.shown(rig.now, [x.key for x in given], "proof " + "ü" * 58)
         rig.now += 1
     rows = 0

@@ -41,6 +41,37 @@ def test_by_peer_also_what_does_not_name_him() -> None:
     assert shown(Choice(peers=["ada@venus"]), stored(START, ONE)) == [], "another machine's"
 
 
+def test_what_was_learned_is_chosen_like_its_events() -> None:
+    to = [{"name": "bob", "host": "mars", "mailbox": "b2", "status": "injected", "history": []}]
+    learned = Item(START, "learned", {"id": ONE, "from": "ada", "from_host": "mars", "kind": "note", "to": to})
+    for choice in (
+        Choice(),
+        Choice(classes=["msg"]),
+        Choice(peers=["bob"]),
+        Choice(peers=["ada@mars"], kinds=["note"]),
+    ):
+        assert choice.takes(learned)
+    for choice in (
+        Choice(classes=["peer"]),
+        Choice(peers=["cleo"]),
+        Choice(peers=["bob@venus"]),
+        Choice(kinds=["task"]),
+    ):
+        assert not choice.takes(learned)
+    more = Item(START, "learned", {"more": True})
+    assert Choice().takes(more) and not Choice(peers=["bob"]).takes(more)
+
+
+def test_an_id_that_two_machines_use_is_not_mixed_up() -> None:
+    far = {"from": "eve", "from_host": "venus"}
+    items = (stored(START, ONE), stored(START, ONE, kind="note", **far), step(START, "acked", ONE))
+    assert shown(Choice(peers=["eve"]), *items) == ["stored"], "whose was acked is not known"
+    assert shown(Choice(kinds=["note"]), *items, step(START, "injected", ONE, kind="note", **far)) == [
+        "stored",
+        "injected",
+    ]
+
+
 def test_by_peer_in_a_rename_and_in_the_state() -> None:
     choice = Choice(peers=["old"])
     assert shown(choice, event(START, "peer.name", id="a1", name="new", former="old", host="mars")) == ["name"]
@@ -66,7 +97,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         choice.takes(stored(START, f"m{number}"))
     assert shown(choice, step(START, "acked", "m1"), step(START, "acked", "m4")) == ["acked"]
-    assert len(choice._known) == 3
+    assert len(choice.mail) == 3
 
 
 def test_a_picture_is_narrowed() -> None:

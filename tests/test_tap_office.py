@@ -12,7 +12,7 @@ from agent.tap import office as office_
 from agent.tap.cells import as_text, width
 from agent.tap.items import Item
 from agent.tap.office import ARROW, LISTENS, MISSED, REFUSED, TALKS, Office, Scene
-from agent.tap.office_scene import draw
+from agent.tap.office_scene import _fate, draw
 from tests.story import (
     HOSTILE,
     LOST,
@@ -86,15 +86,15 @@ def test_a_message_to_many_is_one_message() -> None:
     office = after(*STORY)
     scene = office.scene(START + 2100)
     assert scene.messages == 3 and [e.ident for e in scene.feed] == [ONE, MANY, LOST]
-    assert scene.feed[1].copies == {
-        ("bob", "mars"): "stored",
-        ("cleo", "venus"): "stored",
-        ("dan", "venus"): "stored",
-    }
+    assert [(c.name, c.host, c.status) for c in scene.feed[1].copies.values()] == [
+        ("bob", "mars", "stored"),
+        ("cleo", "venus", "stored"),
+        ("dan", "venus", "stored"),
+    ]
     assert len([a for a in scene.arrows if a.sender == "a1"]) == 3
     office.take(step(START + 3000, "acked", MANY, "cleo", "venus", "c3"))
     office.take(step(START + 3000, "injected", MANY, "cleo", "venus", "c3"))
-    assert office.scene(START).feed[1].copies["cleo", "venus"] == "acked", "it only climbs"
+    assert office.scene(START).feed[1].copies["c3"].status == "acked", "it only climbs"
 
 
 def test_two_senders_with_one_id_are_two_messages() -> None:
@@ -162,6 +162,91 @@ def test_a_lost_connection_is_seen_and_what_was_missed() -> None:
     assert "too fast" in office.scene(START).remark
     office.over("it is over")
     assert office.scene(START).remark == "it is over"
+
+
+GAP = [Item(START + 50, "missed", {"restarted": True}), snapshot(START + 50, boot="b2")]
+
+
+def learned(ident: str, *to: dict[str, Any], **more: Any) -> Item:
+    return Item(START + 60, "learned", {"id": ident, "from": "ada", "from_host": "mars", "to": list(to), **more})
+
+
+def answered(name: str, status: str, box: str, host: str = "mars") -> dict[str, Any]:
+    history = [{"status": step, "ts": START, "proof": ""} for step in dict.fromkeys(("stored", status))]
+    return {"name": name, "host": host, "mailbox": box, "status": status, "history": history}
+
+
+def fates(office: Office) -> list[str]:
+    return [_fate(entry)[0] for entry in office.scene(START).feed]
+
+
+def test_a_gap_leaves_no_old_status_standing() -> None:
+    three = [stored(START, MANY, *to) for to in (("bob",), ("cleo", "venus", "c3"), ("dan", "venus", "d4"))]
+    office = after(snapshot(), stored(START, ONE), *three, step(START, "injected", MANY))
+    assert fates(office) == ["stored", "✓ seen 1/3"]
+    for item in GAP:
+        office.take(item)
+    assert fates(office) == ["? not known", "✓ seen 1/3, ? 2"], "nobody knows yet"
+    office.take(learned(ONE, answered("bob", "injected", "b2")))
+    office.take(learned(MANY, answered("bob", "acked", "b2"), answered("cleo", "expired", "c3", "venus")))
+    assert fates(office) == ["✓ seen", "✗ expired 1/3"]
+    office.take(step(START + 90, "injected", MANY, "cleo", "venus", "c3"))
+    office.take(step(START + 90, "injected", MANY, "dan", "venus", "d4"))
+    assert fates(office) == ["✓ seen", "✓ seen 3/3"], "the late truth counts, and the stream goes on"
+    assert office.scene(START).messages == 2
+
+
+def test_what_was_sent_in_a_gap_is_in_the_feed_once() -> None:
+    office = after(snapshot(), *GAP)
+    for _ in range(2):
+        office.take(learned(MANY, answered("bob", "stored", "b2"), answered("cleo", "injected", "c3", "venus")))
+    office.take(stored(START + 70, MANY))
+    office.take(step(START + 90, "injected", MANY))
+    scene = office.scene(START + 100)
+    assert (scene.messages, fates(office)) == (1, ["✓ seen 2/2"])
+    assert next(d for d in scene.desks if d.name == "bob").bubble == ""
+
+
+def test_what_was_sent_before_it_was_looked_stays_out_of_the_feed() -> None:
+    early = Item(START, "snapshot", {**snapshot().told, "ts": START})
+    office = after(early, step(START + 10, "offered", ONE, **{"from": "ada", "from_host": "mars"}), *GAP)
+    office.take(learned(ONE, answered("bob", "injected", "b2")))
+    office.take(learned(MANY, answered("bob", "injected", "b2"), sent=START + 20))
+    assert [entry.ident for entry in office.scene(START).feed] == [MANY]
+
+
+def test_what_was_asked_before_its_event_came_is_counted_by_the_event() -> None:
+    again = snapshot(START + 50, boot="b2", peers=[row("b2", "bob", unread=1)])
+    office = after(snapshot(), GAP[0], again, learned(MANY, answered("bob", "injected", "b2")))
+    unread = lambda: next(d for d in office.scene(START).desks if d.name == "bob").unread  # noqa: E731
+    assert unread() == 1, "as of the picture"
+    office.take(step(START + 90, "injected", MANY, **{"from": "ada", "from_host": "mars"}))
+    assert unread() == 0
+    office.take(Item(START + 95, "peers", {"peers": [row("b2", "bob", unread=4)], "seq": 30}))
+    office.take(stored(START + 95, LOST, seq=30))
+    assert unread() == 4, "it is in what was read"
+
+
+def test_a_step_that_is_told_twice_counts_once() -> None:
+    office = after(snapshot(), stored(START, ONE), stored(START, MANY))
+    for _ in range(3):
+        office.take(step(START, "injected", ONE))
+    assert next(d for d in office.scene(START).desks if d.name == "bob").unread == 1
+
+
+def test_another_machines_message_of_that_id_is_another_message() -> None:
+    far = {"from": "ada", "from_host": "venus"}
+    office = after(snapshot(), stored(START, ONE), stored(START, ONE, **far), step(START, "injected", ONE, **far))
+    assert (office.scene(START).messages, fates(office)) == (2, ["stored", "✓ seen"])
+    office.take(step(START, "answered", ONE))
+    assert fates(office) == ["stored", "✓ seen"], "whose it is was not said, so neither is called answered"
+
+
+def test_a_recipient_that_is_renamed_has_one_copy() -> None:
+    office = after(snapshot(), stored(START, ONE), stored(START, ONE, "cleo", "venus", "c3"))
+    office.take(step(START, "injected", ONE, "robert", "mars", "b2"))
+    office.take(step(START, "injected", ONE, "cleo", "venus", "c3"))
+    assert fates(office) == ["✓ seen 2/2"]
 
 
 def test_it_moves_only_while_something_passes() -> None:

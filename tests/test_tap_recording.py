@@ -83,7 +83,7 @@ def test_pace(tmp_path: Path) -> None:
         ("hello\n", 1, "no JSON"),
         ("[1]\n", 1, "no recording"),
         ('{"a":1}\n', 1, "no recording"),
-        ('{"talkbus":"recording","version":2,"at":1}\n', 1, "version 2"),
+        ('{"talkbus":"recording","version":3,"at":1}\n', 1, "version 3"),
         ('{"talkbus":"recording","version":1}\n', 1, "its time"),
         (HEAD + GOOD + '{"at":100,"what":"ev', 3, "cut off"),
         (HEAD + "null\n", 2, "no item"),

@@ -72,6 +72,37 @@ def test_health() -> None:
     assert line(top, "bob", START).health == "bad", "mail waits for who is not here"
 
 
+def test_paths_that_are_known_and_one_that_is_not() -> None:
+    for wake, words, health in (
+        ("channel", "channel, wakes", "ok"),
+        ("supervisor", "typed in, wakes", "ok"),
+        ("hooks", "hooks, next turn", "warn"),
+        ("", "not told", "warn"),
+        ("carrier-pigeon", "carrier-pigeon", "warn"),
+        ("\x1b[2J", "\\u{1B}[2J", "warn"),
+    ):
+        top = after(snapshot(peers=[row("a1", "ada", wake=wake)]))
+        assert words in as_text(draw_top(top.table(START), "name", 120, 8)), wake
+        assert line(top, "ada", START).health == health, wake
+
+
+def test_no_copy_is_counted_twice() -> None:
+    held = stored(START, ONE, seq=11)
+    held.told["event"] = "held"
+    top = after(snapshot(), held)
+    assert line(top, "bob", START).unread == 0, "held mail waits for a person, as in talkbus peers"
+    top.take(stored(START, ONE, seq=12))
+    assert (line(top, "bob", START).unread, top.table(START).copies_1s) == (1, 1)
+    top.take(stored(START, MANY, seq=13))
+    for seq in (14, 15):
+        top.take(step(START, "injected", ONE, seq=seq))
+    assert line(top, "bob", START).unread == 1, "a step may be told twice"
+    top.take(Item(START, "missed", {"restarted": True}))
+    top.take(snapshot(seq=2, boot="b2", peers=[row("b2", "bob", unread=1, oldest=START)]))
+    top.take(step(START, "injected", MANY, seq=3))
+    assert line(top, "bob", START).unread == 1, "it was settled in the gap: the new picture has counted that"
+
+
 def test_who_is_listed() -> None:
     top = after(snapshot())
     assert [r.name for r in top.table(START).rows] == ["cleo", "ada", "bob"], "dan is gone and nothing waits for him"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli.colours import ascii_only, painted, plain_only
-from agent.tap.choosing import Choice
+from agent.tap.choosing import CLASSES, Choice
 from agent.tap.items import Item, as_line
 from agent.tap.words import BODY_LINES, Teller
-from tests.story import HOSTILE, ONE, START, STORY, event, row, snapshot, step, stored
+from bus.activity import EVENTS
+from tests.story import HOSTILE, MANY, ONE, START, STORY, event, row, snapshot, step, stored
 
 
 def told(*items: Item, bodies: bool = False) -> list[str]:
@@ -75,7 +77,7 @@ def test_everything_else() -> None:
         event(START, "bus.start"),
         event(START, "vote.cast"),
         stored(START, ONE, re="q" * 16),
-        event(START, "msg.held", id=ONE, to="bob", kind="task", size=3),
+        event(START, "msg.held", id="h" * 16, **{"from": "ada"}, to="bob", mailbox="b2", kind="task", size=3),
         Item(START, "missed", {"restarted": True}),
         Item(START, "missed", {"restarted": False}),
         Item(START, "lost", {"text": "nobody answers"}),
@@ -93,11 +95,116 @@ def test_everything_else() -> None:
         "+0  bus       the broker has started",
         "+0  vote      vote.cast",
         f"+0  stored    ada -> bob  task  31 B  re {'q' * 16}  {ONE}",
-        f"+0  held      ada -> bob  task  3 B  waits for a person  {ONE}",
+        f"+0  held      ada -> bob  task  3 B  waits for a person  {'h' * 16}",
         "+0  the broker was restarted: some of what happened was missed here; joined anew",
         "+0  events came too fast: some of what happened was missed here; joined anew",
         "+0  the connection is lost, it is tried again: nobody answers",
     ]
+
+
+# The fields of the events that the story does not have, as the broker sends them.
+FIELDS_OF = {
+    "msg": {"id": ONE, "from": "ada", "to": "bob", "mailbox": "b2", "kind": "task", "proof": "why", "code": 403},
+    "peer": {"id": "a1", "name": "ada", "host": "mars"},
+    "state": {"key": "k", "ver": 1, "by": "ada@mars"},
+    "bus": {"host": "mars", "on": True, "what": "hops", "name": "ada", "until": START + 5, "before": START - 5},
+    "lan": {"host": "venus", "role": "observer", "until": START + 5, "why": "used", "left": 3},
+}
+
+
+@pytest.mark.parametrize("topic", [f"{kind}.{name}" for kind, names in EVENTS.items() for name in names.split()])
+def test_every_event_of_the_table_is_shown_in_words(topic: str) -> None:
+    kind, _, name = topic.partition(".")
+    if kind == "sync":
+        return  # a marker of the stream itself
+    item = event(START, topic, **FIELDS_OF[kind])
+    assert Choice().takes(item), "without a choice everything is wanted"
+    assert kind in CLASSES and Choice(classes=[kind]).takes(item)
+    (line,) = told(item)
+    assert topic not in line and len(line.split()) > 3, line
+    assert name in line if kind == "msg" else line.split()[1] == kind
+    hostile = {key: HOSTILE for key, value in FIELDS_OF[kind].items() if isinstance(value, str)}
+    (line,) = told(event(START, topic, **{**FIELDS_OF[kind], **hostile}))
+    assert not [c for c in line if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")], line
+
+
+def test_machines_and_the_bus() -> None:
+    assert told(
+        event(START, "lan.invited", role="member", until=START + 600_000),
+        event(START, "lan.refused", left=1),
+        event(START, "lan.closed", why="used"),
+        event(START, "lan.closed", why="no port"),
+        event(START, "lan.joined", host="venus", role="member"),
+        event(START, "lan.role", host="venus", role="observer"),
+        event(START, "lan.revoked", host="venus"),
+        event(START, "lan.moved", host="venus"),
+        event(START, "bus.policy", host="mars"),
+        event(START, "bus.pause", host="mars", on=True),
+        event(START, "bus.pause", host="mars", on=False),
+        event(START, "bus.breaker", what="wakes", id="a1", name="ada", host="mars", until=START + 9),
+        event(START, "bus.breaker", what="sums", id="a1", name="ada", host="mars", until=0),
+        event(START, "bus.prune", before=START - 9),
+        event(START, "bus.renamed"),
+    ) == [
+        "+0  lan       an invitation is open, for one machine as member, until +600000",
+        "+0  lan       a machine came with a wrong token; 1 try is left",
+        "+0  lan       no invitation is open any more: it was used",
+        "+0  lan       no invitation is open any more: no port",
+        "+0  lan       venus has joined as member",
+        "+0  lan       venus is observer now",
+        "+0  lan       venus was taken off the bus",
+        "+0  lan       lan.moved",
+        "+0  bus       the rules about mail to mars were changed",
+        "+0  bus       mail to mars is held until it resumes (talkbus resume)",
+        "+0  bus       mail to mars is no longer held by a pause",
+        "+0  bus       ada was woken often enough; tasks wait for what comes next (until +9)",
+        "+0  bus       ada has met a limit: sums",
+        "+0  bus       old mail is being removed, from before +-9",
+        "+0  bus       bus.renamed",
+    ]
+
+
+def test_a_step_that_is_told_twice_is_one_line() -> None:
+    lines = told(stored(START, ONE), step(START, "injected", ONE), step(START + 5, "injected", ONE))
+    assert [line.split()[1] for line in lines] == ["stored", "injected"]
+
+
+def test_a_step_that_comes_after_a_higher_one_says_so() -> None:
+    lines = told(stored(START, ONE), step(START, "injected", ONE), step(START, "offered", ONE, proof="hook"))
+    assert lines[2] == f"+0  offered   ada -> bob  by hook  told after injected  {ONE}"
+
+
+def test_what_was_missed_is_told_when_it_is_learned() -> None:
+    history = [
+        {"status": "injected", "ts": START + 30, "proof": "queue"},
+        {"status": "stored", "ts": START, "proof": ""},
+        {"status": "offered", "ts": START + 20, "proof": "native"},
+    ]
+    to = [{"name": "bob", "host": "mars", "mailbox": "b2", "status": "injected", "history": history}]
+    known = {"id": ONE, "from": "ada", "from_host": "mars", "to": to}
+    no = {"status": "refused", "ts": START + 2, "proof": "404 nobody"}
+    refused = {"name": "x", "host": "", "status": "refused", "code": 404, "text": "nobody", "history": [no]}
+    new = {"id": MANY, "from": "ada", "from_host": "mars", "kind": "note", "size": 6, "body": HOSTILE}
+    lines = told(
+        stored(START, ONE),
+        Item(START, "missed", {"restarted": True}),
+        Item(START + 50, "learned", known),
+        Item(START + 50, "learned", {**new, "to": [*to, refused]}),
+        Item(START + 50, "learned", {"more": True}),
+        step(START + 30, "injected", ONE),
+        step(START + 90, "acked", ONE),
+        bodies=True,
+    )
+    end = "  (missed, and asked for)"
+    assert lines[2:4] == [
+        f"+20  offered   ada -> bob  by native  {ONE}{end}",
+        f"+30  injected  ada -> bob  proof queue  {ONE}{end}",
+    ]
+    assert lines[4] == f"+0  stored    ada -> bob  note  6 B  {MANY}{end}"
+    assert lines[5].startswith("    | \\u{1B}]0;owned")
+    assert [line.split()[1] for line in lines[-5:-2]] == ["offered", "injected", "refused"]
+    assert "404 nobody" in lines[-3] and lines[-2].endswith("(talkbus history has them)")
+    assert lines[-1] == f"+90  acked     ada -> bob  proof tool-result  {ONE}", "what was told is not told again"
 
 
 def test_bodies() -> None:
@@ -114,7 +221,9 @@ BIDI = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 VALUES = st.text(max_size=30) | st.just(HOSTILE) | st.integers() | st.none() | st.lists(st.integers(), max_size=2)
 
 
-@given(st.dictionaries(st.sampled_from(FIELDS), VALUES), st.sampled_from(["msg", "peer", "state", "bus", HOSTILE]))
+@given(
+    st.dictionaries(st.sampled_from(FIELDS), VALUES), st.sampled_from(["msg", "peer", "state", "bus", "lan", HOSTILE])
+)
 def test_whatever_is_told_it_is_printable_lines(fields: dict[str, Any], kind: str) -> None:
     item = event(START, f"{kind}.stored")
     item.told.update(fields)

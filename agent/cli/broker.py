@@ -189,16 +189,10 @@ def _show_status(told: dict[str, Any]) -> None:
     show.facts(rows)
 
 
-BREAKERS = {
-    "rate": "sends more than its rate; it is slowed down",
-    "hops": "is in a chain of replies without end; it is refused",
-    "thanks": "is in an exchange of mere thanks; it is refused",
-    "wakes": "was woken often enough; tasks wait for what comes next",
-}
-
-
 def _breaker(known: dict[str, Any]) -> str:
     """A limit of the governor that is being hit."""
+    from agent.tap.words import BREAKERS
+
     words = BREAKERS.get(str(known.get("what")), str(known.get("what")))
     until = show.clock(int(known.get("until", 0)))
     return f"{known.get('name')}@{known.get('host')} {words} ({known.get('count')} times, until {until})"

@@ -20,6 +20,7 @@ _CODES = {
     "peer": "34",
     "state": "36",
     "bus": "35",
+    "lan": "35",
     "unread": "33",
     "step.stored": "32",
     "step.offered": "36",

@@ -37,7 +37,9 @@ _SHOWN = "shown: the tool result that carried the message's id reached a live MC
 
 
 @click.command()
-@click.option("--messages", default=1000, show_default=True, type=click.IntRange(30, 1500), help="How many to send.")
+@click.option(
+    "--messages", default=1000, show_default=True, type=click.IntRange(30, 1500), help="How many copies to send."
+)
 @click.option("--seed", default=1, show_default=True, help="Who sends what to whom.")
 @click.option("--pace", type=Finite(0.1, 1000), metavar="N", help="About N messages a second, to watch it.")
 @click.option("--keep", is_flag=True, help="Keep the temporary folder, with databases and logs.")
@@ -46,8 +48,8 @@ def demo(messages: int, seed: int, pace: float | None, keep: bool, as_json: bool
     """See it: agents, messages, crashes, and nothing lost.
 
     Three agents send each other messages through a broker of their own. Meanwhile the broker is killed twice and an
-    agent once. A message to several counts once for each of them. In another terminal 'zmq-tap --demo --office
-    --bodies' shows it as it happens.
+    agent once. What is counted are copies: a message to several is one for each of them. In another terminal
+    'zmq-tap --demo --office --bodies' shows it as it happens.
 
     \b
     talkbus demo
@@ -106,7 +108,9 @@ def _tell(show: Show, found: dict[str, Any]) -> None:
     )
     if tally.strangers:
         click.echo(f"{tally.strangers} messages were shown that nobody had sent")
-    click.echo(f"{found['seconds']:.1f} s\n{_SHOWN}\n{tally.verdict}")
+    click.echo(
+        f"{found['seconds']:.1f} s, {tally.messages} messages in {tally.sent} copies\n{_SHOWN}\n{tally.verdict}"
+    )
 
 
 def _rounded(value: object) -> object:

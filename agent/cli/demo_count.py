@@ -75,6 +75,11 @@ class Tally:
         return len(self._sent)
 
     @property
+    def messages(self) -> int:
+        """The messages they are copies of, as the office counts them."""
+        return len({ident for ident, _ in self._sent})
+
+    @property
     def shown(self) -> int:
         """Of those, the ones a client has seen."""
         return self._shown

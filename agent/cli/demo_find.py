@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from agent.cli import exits, show
 from agent.cli.call import Call
+from agent.tap.items import Item, topic
 from bus.config import Home, home, load
 from bus.daemon import published, stopped
 from bus.errors import Unreachable
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 PREFIX = "talkbus-demo-"
 OPEN_S = 5.0
 _LOOK_S = 0.1
-
-T = TypeVar("T")
 
 
 def at_demo(call: Call, timeout: float | None) -> Call:
@@ -77,9 +76,15 @@ def running() -> Home | None:
     return max(found, key=lambda one: one[0])[1] if found else None
 
 
-def until_it_ends(items: Iterator[T], bus: Home) -> Iterator[T]:
-    """These items, as long as the demo goes on: its brokers may die, but at its end the bus is stopped for good."""
+def until_it_ends(items: Iterator[Item | None], bus: Home) -> Iterator[Item | None]:
+    """These items, as long as the demo goes on: its brokers may die, but at its end the bus is stopped for good.
+
+    It is marked as stopped before its last broker ends, and what that one has published is still told.
+    """
     for item in items:
+        over = stopped(bus) or not bus.state.exists()
+        if over and item is not None and item.what == "lost":
+            return
         yield item
-        if stopped(bus) or not bus.state.exists():
+        if over and (published(bus) is None if item is None else topic(item.told) == "bus.stop"):
             return

@@ -54,7 +54,9 @@ class Screen:
         if not (self.live or last) and now - self._told < _EVERY_S:
             return
         self._told = now
-        line = f"{self.elapsed:5.1f} s  sent {tally.sent}  stored {stored}  shown {tally.shown}  of {self.total}"
+        line = (
+            f"{self.elapsed:5.1f} s  sent {tally.sent}  stored {stored}  shown {tally.shown}  of {self.total} copies"
+        )
         if not self.live:
             self._line(line)
             return

@@ -23,17 +23,20 @@ class Printer:
         self._teller = Teller(stamp, choice, "->" if self._ascii else "→", bodies)
 
     def show(self, item: Item) -> bool:
-        """Print it, if it is wanted; True for an event that was."""
+        """Print it, if it is wanted; True for an event that was. A step that is told twice is printed once."""
         if not self._choice.takes(item):
             return False
+        printed = self._as_json
         if self._as_json:
             self._line(item)
         else:
             for line in self._teller.lines(item):
                 text = colours.painted(line, self._coloured)
                 click.echo(colours.ascii_only(text) if self._ascii else text, color=True)
-        self.seen += item.what == "event"
-        return item.what == "event"
+                printed = True
+        printed = printed and item.what == "event"
+        self.seen += printed
+        return printed
 
     def _line(self, item: Item) -> None:
         told = as_line(item)

@@ -17,6 +17,7 @@ from agent.cli.call import Call
 from agent.tap.items import Item
 from agent.tap.live import Bodies, live
 from agent.tap.recording import Recorder, Recording
+from agent.tap.rejoin import Rejoined
 
 PULSE_S = 0.2
 REFRESH_S = 2.0
@@ -66,6 +67,7 @@ def _of_a_bus(stack: ExitStack, call: Call, wanted: Wanted, pulse: float) -> Ite
         timeout=wanted.timeout,
         bodies=Bodies(view) if wanted.bodies else None,
         refresh=REFRESH_S if wanted.refresh else 0.0,
+        rejoined=Rejoined(view, wanted.bodies),
         pulse=pulse,
     )
     if not wanted.demo:

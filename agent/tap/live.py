@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from agent.tap.items import Item, text
+from agent.tap.items import Item, full, text
+from agent.tap.rejoin import Rejoined
 from bus.errors import Code, Refused, Unreachable
 
 BODIES_PER_S = 100  # a broker answers some thousand, but its work is another
 BODIES_BURST = 200
 BODY_S = 2.0  # to wait for one
+# How long is asked for what was missed: when the stream was joined again, and between events or while there are none.
+REJOINED_S, BETWEEN_S, IDLE_S = 1.0, 0.02, 0.2
 REFRESH_SHARE = 50  # times what reading the peers anew took, until it is done again
 
 
@@ -50,7 +53,8 @@ class Bodies:
             return {**event, "no_body": "too many at once"}
         self._left -= 1
         try:
-            answer = self._view.query("message", {"id": text(event, "id")}, BODY_S)
+            who = full(text(event, "from"), text(event, "from_host"))
+            answer = self._view.query("message", {"id": text(event, "id"), "from": who}, BODY_S)
         except Unreachable:
             return {**event, "no_body": "the broker did not answer"}
         for value, body in answer.rows:
@@ -67,12 +71,13 @@ def live(
     timeout: float | None = None,
     bodies: Bodies | None = None,
     refresh: float = 0.0,
+    rejoined: Rejoined | None = None,
     pulse: float = float("inf"),
 ) -> Iterator[Item | None]:
     """What happens, for `timeout` s or for ever. None comes at least every `pulse` s, when there is nothing else.
 
-    `clock` tells ms since 1970. With `refresh` the peers are read anew about every so many s. Unreachable, Refused as
-    View.events.
+    `clock` tells ms since 1970. With `refresh` the peers are read anew about every so many s, with `rejoined` what
+    became of messages during a gap is asked for after it. Unreachable, Refused as View.events.
     """
     boot = ""
     now = 0
@@ -84,8 +89,15 @@ def live(
                 yield Item(now, "missed", {"restarted": text(news.snapshot, "boot") != boot})
             boot = text(news.snapshot, "boot")
             yield Item(now, "snapshot", news.snapshot)
+            if rejoined is not None:
+                rejoined.joined(news.snapshot, news.gap)
+                yield from rejoined.learned(now, REJOINED_S)
         for event in news.events:
+            if rejoined is not None:
+                rejoined.heard(event)
             yield Item(now, "event", bodies.added(event) if bodies else event)
+        if rejoined is not None and rejoined.pending and not news.lost:
+            yield from rejoined.learned(now, BETWEEN_S if news.events else IDLE_S)
         if news.lost:
             yield Item(now, "lost", {"text": news.lost})
         elif refresh and boot and time.monotonic() >= due:

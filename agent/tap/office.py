@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.render import safe
 from agent.tap.items import Item, num, rows, text
+from agent.tap.mail import FIRST, Copy, Key, Mail, settle
 
 # All in ms.
 TALKS = 2500
@@ -23,9 +24,9 @@ ARROW_GAP = 250  # between two arrows of one pair
 
 ARROWS_MAX = 8
 FEED_MAX = 200
+KNOWN_MAX = 20_000  # messages, so that none is counted twice
 TEXT_MAX = 200  # characters of a bubble or a line of the feed
 
-_CLIMB = ("refused", "held", "stored", "offered", "expired", "failed", "injected", "acked", "answered")
 MOODS = ("idle", "talking", "listening", "connecting", "offline", "refused")
 
 
@@ -63,14 +64,14 @@ class Person:
 
 @dataclass(slots=True)
 class Entry:
-    """One message in the feed, to however many it goes. `copies` has the state of each recipient's."""
+    """One message in the feed, to however many it goes. `copies` has each recipient's, by the id of the mailbox."""
 
     ident: str
     at: int
     sender: str
     sender_host: str
     what: str
-    copies: dict[tuple[str, str], str] = field(default_factory=dict)
+    copies: dict[str, Copy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,12 @@ class Office:
         self.remark = "connecting"
         self.messages = 0
         self._missed, self._missed_until = "", 0
+        self._seq = 0  # the last event the peers were read after
+        self._since = 0  # what was sent before is not in the feed
         self._people: dict[str, Person] = {}
         self._arrows: deque[tuple[str, str, int]] = deque(maxlen=ARROWS_MAX)
-        self._feed: OrderedDict[tuple[str, str, str], Entry] = OrderedDict()
+        self._feed: OrderedDict[Key, Entry] = OrderedDict()
+        self._mail = Mail(KNOWN_MAX, safe)
 
     def take(self, item: Item) -> None:
         """Let one item have happened."""
@@ -131,9 +135,14 @@ class Office:
             return
         if item.what in ("snapshot", "peers"):
             self._sit(rows(item.told, "peers"))
+            self._seq = num(item.told, "seq")
         if item.what == "snapshot":
             self.connected, self.remark = True, ""
+            self._since = self._since or num(item.told, "ts")
+        elif item.what == "learned":
+            self._learned(item)
         elif item.what == "missed":
+            self._mail.missed()
             again = item.told.get("restarted") is True
             self._missed = "the broker was restarted" if again else "something was missed, it went too fast"
             self._missed_until = item.at + MISSED
@@ -208,24 +217,35 @@ class Office:
 
     def _message(self, at: int, told: dict[str, Any]) -> None:
         step = text(told, "event")
-        entry = self._entry(at, told, step)
-        to = (safe(text(told, "to")), safe(text(told, "host")))
-        before = entry.copies.get(to, "") if entry else ""
-        climbs = before not in _CLIMB or (step in _CLIMB and _CLIMB.index(step) > _CLIMB.index(before))
-        if entry is not None and climbs:
-            entry.copies[to] = step
-        target = self._people.get(text(told, "mailbox")) or self._find(*to)
+        about = self._mail.heard(told)
+        if about is None:
+            return  # several may be meant, and a wrong status is worse than an old one
+        message, copy = about
+        waits = copy.waits(told)
+        news = copy.climb(step)
+        entry = self._entry(message.key, at, told) if step in FIRST else None
+        target = self._people.get(text(told, "mailbox")) or self._find(copy.name, copy.host)
         sender = self._find(text(told, "from"), text(told, "from_host")) if text(told, "from") else None
-        if step in ("stored", "held") and sender and target and entry:
+        if target is not None and num(told, "seq") > self._seq:
+            target.unread = max(0, target.unread + waits)
+        if step in ("stored", "held") and news and sender and target and entry:
             self._speak(at, sender, target, entry)
-            target.unread += before != "held"  # what a person released was counted before
         elif step == "refused" and sender and entry:
             sender.refused_until, sender.met = at + REFUSED, True
-            sender.bubble = f"✗ {to[0]}: {safe(text(told, 'text')[:TEXT_MAX]) or 'refused'}"
-        elif step in ("injected", "expired", "failed") and target is not None:
-            target.unread = max(0, target.unread - 1)
-            if step == "injected":
-                target.listens_until = max(target.listens_until, at + LISTENS // 2)
+            sender.bubble = f"✗ {copy.name}: {safe(text(told, 'text')[:TEXT_MAX]) or 'refused'}"
+        elif step == "injected" and news and target is not None:
+            target.listens_until = max(target.listens_until, at + LISTENS // 2)
+
+    def _learned(self, item: Item) -> None:
+        """What was asked of one message after something was missed; who waits for what is in the picture already."""
+        found = self._mail.learned(item.told)
+        if found is None:
+            return
+        message, copies = found
+        for copy, row in copies:
+            settle(copy, row)
+        if message.counted or num(item.told, "sent") >= self._since:
+            self._entry(message.key, num(item.told, "sent") or item.at, item.told)
 
     def _speak(self, at: int, sender: Person, target: Person, entry: Entry) -> None:
         sender.talks_until, sender.bubble, sender.met = at + TALKS, entry.what, True
@@ -238,16 +258,14 @@ class Office:
         if not recent and sender is not target:
             self._arrows.append((sender.id, target.id, at))
 
-    def _entry(self, at: int, told: dict[str, Any], step: str) -> Entry | None:
-        """The message an event is about; a new one where it is the first that is heard of it."""
-        ident, sender, host = text(told, "id"), text(told, "from"), text(told, "from_host")
-        if not sender:
-            to = (safe(text(told, "to")), safe(text(told, "host")))
-            return next((e for e in reversed(self._feed.values()) if e.ident == ident and to in e.copies), None)
-        key = (ident, sender, host)
+    def _entry(self, key: Key, at: int, told: dict[str, Any]) -> Entry | None:
+        """The message in the feed; put there where it is the first that is heard of it. None: it left the feed."""
         found = self._feed.get(key)
-        if found is None and step in ("stored", "held", "refused"):
-            found = self._feed[key] = Entry(ident, at, safe(sender), safe(host), _what(told))
+        message = self._mail.get(key)
+        if found is None and message is not None and not message.counted:
+            message.counted = True
+            _, sender, host = key
+            found = self._feed[key] = Entry(key[0], at, safe(sender), safe(host), _what(told), message.copies)
             self.messages += 1
             if len(self._feed) > FEED_MAX:
                 self._feed.popitem(last=False)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agent.tap.cells import Canvas, Segment, fit, width
+from agent.tap.mail import RUNGS, UNKNOWN
 from agent.tap.office import Desk, Entry, Scene
 
 NARROW = 36  # below, a message in the feed goes without its time
@@ -262,7 +263,8 @@ def _feed(
     canvas: Canvas, feed: Sequence[Entry], x: int, y: int, wide: int, high: int, clock: Callable[[int], str]
 ) -> None:
     canvas.box(x, y, wide, high, "messages")
-    several = len({host for entry in feed for host in (entry.sender_host, *(h for _, h in entry.copies)) if host}) > 1
+    hosts = {host for entry in feed for host in (entry.sender_host, *(c.host for c in entry.copies.values()))}
+    several = len(hosts - {""}) > 1
     for row, entry in enumerate(feed[len(feed) - min(len(feed), high - 2) :]):
         _entry(canvas, entry, x + 2, y + 1 + row, wide - 4, clock, several)
 
@@ -280,9 +282,9 @@ def _entry(
     sender = _at(entry.sender, entry.sender_host, several)
     x = canvas.put(x, y, sender, name_style(entry.sender), min(end - x, wide // 4))
     x = canvas.put(x, y, " → ", "dim", end - x)
-    names = [_at(name, host, several) for name, host in entry.copies]
+    names = [_at(copy.name, copy.host, several) for copy in entry.copies.values()]
     told = ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
-    one = name_style(next(iter(entry.copies))[0]) if len(names) == 1 else ""
+    one = name_style(next(iter(entry.copies.values())).name) if len(names) == 1 else ""
     x = canvas.put(x, y, told, one, min(end - x, max(wide // 4, 10)))
     canvas.put(x, y, f"  {entry.what}", "body", end - x)
 
@@ -292,14 +294,19 @@ def _at(name: str, host: str, several: bool) -> str:
 
 
 def _fate(entry: Entry) -> tuple[str, str]:
-    states = list(entry.copies.values())
+    """What became of it, in a word or two: the worst that is certain first."""
+    states = [copy.status for copy in entry.copies.values()]
+    several = len(states) > 1
     bad = [state for state in states if state in _BAD]
     if bad:
-        return f"✗ {bad[0]}", "alarm"
+        return f"✗ {bad[0]} {states.count(bad[0])}/{len(states)}" if several else f"✗ {bad[0]}", "alarm"
     seen = sum(state in _SEEN for state in states)
+    if UNKNOWN in states:
+        # Something was missed, and nobody tells what became of it: neither seen nor waiting may be claimed.
+        return f"✓ seen {seen}/{len(states)}, ? {states.count(UNKNOWN)}" if seen else "? not known", "dim"
     if not seen:
-        return states[0] if states else "", "dim"
-    if len(states) > 1:
+        return min(states, key=lambda state: RUNGS.get(state, 0), default=""), "dim"
+    if several:
         return f"✓ seen {seen}/{len(states)}", "mood.talking" if seen == len(states) else "dim"
     return ("✓ answered" if states[0] == "answered" else "✓ seen"), "mood.talking"
 

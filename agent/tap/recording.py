@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NoReturn, Self
 from agent.tap.items import WHATS, Item
 from bus.errors import LocalError
 
-VERSION = 1
+VERSION = 2  # of version 1 is a recording without "learned"
 LINE_MAX = 64 << 20  # octets; a picture of some thousand peers has a few million
 _STEP_S = 3600.0  # a longer sleep than some systems allow is made in steps
 
@@ -128,7 +128,7 @@ class Recording:
         head = self._parsed(1, file.readline(LINE_MAX))
         if not isinstance(head, dict) or head.get("talkbus") != "recording":
             self._wrong(1, "it is no recording of zmq-tap")
-        if head.get("version") != VERSION:
+        if head.get("version") not in (1, VERSION):
             self._wrong(1, f"it is of version {str(head.get('version'))[:20]}, and {VERSION} is known here")
         return self._time(1, head.get("at"), 0)
 

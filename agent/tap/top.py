@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from agent.paths import PATHS, UNTOLD
 from agent.render import age, safe
 from agent.tap.cells import Canvas, Segment, width
 from agent.tap.items import Item, num, rows, text
+from agent.tap.mail import Mail
 from agent.tap.office_scene import name_style
 
 # In ms.
@@ -21,15 +23,9 @@ LONG = 60_000
 BUCKET = 100
 SLOW = 60_000  # mail that waits longer for somebody who is here is worth a look
 
+KNOWN_MAX = 20_000  # messages, so that no step counts twice
+
 SORTS = ("traffic", "unread", "oldest", "name")
-# How a session can be reached -> (what that means, whether a message wakes it)
-PATHS = {
-    "native": ("inbox, wakes at once", True),
-    "rewake": ("hooks, wakes", True),
-    "hooks": ("hooks, next turn", False),
-    "tools": ("tool calls only", False),
-    "": ("not told", False),
-}
 
 
 class Rate:
@@ -119,6 +115,7 @@ class Top:
         self._since = 0
         self._seq = 0  # the last event the peers were read after
         self._remark = "connecting"
+        self._mail = Mail(KNOWN_MAX)
 
     def take(self, item: Item) -> None:
         """Let one item have happened."""
@@ -126,6 +123,8 @@ class Top:
         told = item.told
         if item.what in ("snapshot", "peers"):
             self._read(item)
+        elif item.what == "missed":
+            self._mail.missed()
         elif item.what == "lost":
             self._remark = "the connection is lost, trying again"
         elif item.what == "event" and text(told, "class") == "msg":
@@ -161,7 +160,7 @@ class Top:
 
     def _row(self, p: Peer, now: int, looked: int) -> Row:
         waits = max(0, now - p.oldest) if p.unread and p.oldest else 0
-        health = "ok" if PATHS.get(p.wake, ("", False))[1] else "warn"
+        health = "ok" if PATHS.get(p.wake, UNTOLD).wakes else "warn"
         if p.unread and (p.presence != "open" or waits > SLOW):
             health = "bad"
         elif p.presence != "open" or p.kind == "human":
@@ -200,7 +199,12 @@ class Top:
         told, step = item.told, text(item.told, "event")
         target = self._peers.get(text(told, "mailbox"))
         told_already = num(told, "seq") <= self._seq  # what waits is read with these in it
-        if step in ("stored", "held"):
+        about = self._mail.heard(told)
+        before = about[1].step if about else ""
+        waits = about[1].waits(told) if about else 0
+        if about:
+            about[1].climb(step)
+        if step in ("stored", "held") and not before:
             self._all.add(item.at)
             name, host = safe(text(told, "from")), safe(text(told, "from_host"))
             for p in self._peers.values():
@@ -210,11 +214,9 @@ class Top:
                 target.got.add(item.at)
         if target is None or told_already:
             return
-        if step in ("stored", "held"):
+        if waits > 0:
             target.oldest = target.oldest if target.unread else num(told, "ts")
-            target.unread += 1
-        elif step in ("injected", "expired", "failed"):
-            target.unread = max(0, target.unread - 1)
+        target.unread = max(0, target.unread + waits)
 
     def _presence(self, item: Item) -> None:
         told, step = item.told, text(item.told, "event")
@@ -300,7 +302,7 @@ def _draw_row(canvas: Canvas, row: Row, y: int, name_wide: int, wide: int, sever
         (_per_s(row.got_60s), "dim"),
         (str(row.unread or "-"), "unread" if row.unread else "dim"),
         (age(row.waits) if row.waits else "-", _STYLES[row.health] if row.waits else "dim"),
-        (PATHS.get(row.wake, (row.wake, False))[0], _STYLES[row.health]),
+        (PATHS[row.wake].words if row.wake in PATHS else row.wake or UNTOLD.words, _STYLES[row.health]),
     )
     x = 1 + name_wide
     for (title, size, least), (value, style) in zip(_COLUMNS, cells, strict=True):

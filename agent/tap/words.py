@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.render import age, safe
-from agent.tap.choosing import Choice, Known
+from agent.tap.choosing import Choice
 from agent.tap.items import Item, full, num, rows, text
+from agent.tap.mail import RUNGS, settle
 
 Segment = tuple[str, str]
 Line = list[Segment]
@@ -22,6 +23,20 @@ BODY_LINES = 12
 BODY_WIDTH = 2000  # characters of one line of a body
 WORDS_MAX = 160  # characters of a summary or a reason
 
+# Limits of the governor that are hit, after the name of the session.
+BREAKERS = {
+    "rate": "sends more than its rate; it is slowed down",
+    "hops": "is in a chain of replies without end; it is refused",
+    "thanks": "is in an exchange of mere thanks; it is refused",
+    "wakes": "was woken often enough; tasks wait for what comes next",
+}
+_CLOSED = {
+    "replaced": "another one takes its place",
+    "expired": "its time is over",
+    "tries": "too many wrong tokens",
+    "used": "it was used",
+    "withdrawn": "it was withdrawn",
+}
 _AWAY = {"lost": "cut off", "gone": "away"}
 _LOST = {"open": "is here", "lost": "is cut off; it may come back", "gone": "has left"}
 
@@ -43,6 +58,8 @@ class Teller:
             return self._event(item)
         if item.what == "snapshot":
             return self._picture(item)
+        if item.what == "learned":
+            return self._learned(item)
         if item.what == "missed":
             what = "the broker was restarted" if item.told.get("restarted") is True else "events came too fast"
             return [self._remark(item.at, f"{what}: some of what happened was missed here; joined anew")]
@@ -95,38 +112,83 @@ class Teller:
     def _event(self, item: Item) -> list[Line]:
         told = item.told
         kind, name = text(told, "class"), text(told, "event")
-        head: Line = [
-            ("time", self.clock(num(told, "ts") or item.at)),
+        if kind == "msg":
+            return self._step(item.at, told, name)
+        tell = {"peer": self._about_peer, "state": self._about_state, "lan": self._about_machines}.get(
+            kind, self._about_bus
+        )
+        return [self._head(item.at, told, kind, kind) + tell(told, name)]
+
+    def _head(self, at: int, told: dict[str, Any], style: str, word: str) -> Line:
+        return [
+            ("time", self.clock(num(told, "ts") or at)),
             ("", "  "),
-            (f"step.{name}" if kind == "msg" else kind, safe(name if kind == "msg" else kind).ljust(TOPIC_WIDTH)),
+            (style, safe(word).ljust(TOPIC_WIDTH)),
             ("", " "),
         ]
-        tell = {"msg": self._message, "peer": self._about_peer, "state": self._about_state}.get(kind, self._other)
-        return [head + tell(told, name), *(self._body(told) if self.bodies and kind == "msg" else [])]
 
-    def _message(self, told: dict[str, Any], name: str) -> Line:
-        known = (
-            self.choice.known(told) if not text(told, "from") else Known(text(told, "from"), text(told, "from_host"))
-        )
+    def _step(self, at: int, told: dict[str, Any], name: str) -> list[Line]:
+        """One step of a copy; nothing for one that is told a second time."""
+        sender, host, after = text(told, "from"), text(told, "from_host"), ""
+        about = self.choice.known(told)
+        if about is not None:
+            message, copy = about
+            sender, host = (sender, host) if sender else (message.sender, message.sender_host)
+            if RUNGS.get(name, 0) < RUNGS.get(copy.step, 0):
+                after = copy.step
+            if not copy.climb(name):
+                return []
+        line = self._head(at, told, f"step.{name}", name) + self._message(told, name, sender, host, after)
+        return [line, *(self._body(told) if self.bodies else [])]
+
+    def _learned(self, item: Item) -> list[Line]:
+        """What was asked of one message, after something was missed: the steps that were not told."""
+        told = item.told
+        if told.get("more") is True:
+            return [self._remark(item.at, "more messages were missed than are told here (talkbus history has them)")]
+        lines = []
+        for row in rows(told, "to"):
+            step = {
+                **{key: told.get(key) for key in ("id", "from", "from_host", "kind", "tag", "re", "size", "body")},
+                **{"to": row.get("name"), "host": row.get("host"), "mailbox": row.get("mailbox")},
+            }
+            about = self.choice.known(step)
+            for made in settle(about[1], row) if about else []:
+                name = text(made, "status")
+                step |= {"ts": num(made, "ts"), "proof": made.get("proof")}
+                step |= {"code": row.get("code"), "text": row.get("text")}
+                line = self._head(item.at, step, f"step.{name}", name)
+                line += self._message(step, name, text(told, "from"), text(told, "from_host"), "")
+                lines.append([*line, ("dim", "  (missed, and asked for)")])
+                lines += self._body(step) if self.bodies and name in ("stored", "held") else []
+        return lines
+
+    def _message(self, told: dict[str, Any], name: str, sender: str, sender_host: str, after: str) -> Line:
+        """What is said of one step. `after` is the higher one that was told before it."""
         to = ("name", self._name(text(told, "to"), text(told, "host")))
         line: Line = [to]
-        if known.sender:
-            line = [("name", self._name(known.sender, known.sender_host)), ("", f" {self.arrow} "), to]
+        if sender:
+            line = [("name", self._name(sender, sender_host)), ("", f" {self.arrow} "), to]
         words = []
         if name in ("stored", "held"):
-            words = [text(told, "kind"), f"{num(told, 'size')} B"]
+            words = [text(told, "kind"), f"{num(told, 'size')} B" if num(told, "size") else ""]
             words += [f"#{text(told, 'tag')}"] if text(told, "tag") else []
             words += [f"re {text(told, 're')}"] if text(told, "re") else []
             words += ["waits for a person"] if name == "held" else []
+            words += ["released after it was held"] if told.get("released") is True else []
         elif name == "refused":
             words = [f"{num(told, 'code')} {_short(told, 'text')}".strip()]
-        elif name == "answered":
+        elif name in ("offered", "answered"):
             words = [f"by {text(told, 'proof')}"] if text(told, "proof") else []
+        elif name in ("expired", "failed"):
+            words = [_short(told, "proof")]
         elif text(told, "proof"):
             words = [f"proof {text(told, 'proof')}"]
         late = num(told, "ts") - num(told, "at") if num(told, "at") else 0
         if late >= 1000:
             words.append(f"told {late / 1000:.0f} s late")
+        if after:
+            words.append(f"told after {after}")
         line += [("", f"  {safe(word)}") for word in words if word]
         return [*line, ("id", f"  {safe(text(told, 'id'))}")]
 
@@ -153,14 +215,42 @@ class Teller:
             return [*key, ("", f" is at version {num(told, 'ver')}, {num(told, 'size')} B{by}")]
         return [*key, ("", f" is removed{by}")]
 
-    def _other(self, told: dict[str, Any], name: str) -> Line:
+    def _about_bus(self, told: dict[str, Any], name: str) -> Line:
+        host = safe(text(told, "host")) or "this machine"
         words = {
             "start": "the broker has started",
             "stop": "the broker is stopping",
             "full": "the disk takes writes again" if told.get("over") is True else "the broker's disk is full",
-            "prune": "old mail is being removed",
+            "prune": "old mail is being removed" + self._time(told, "before", ", from before "),
+            "policy": f"the rules about mail to {host} were changed",
+            "pause": f"mail to {host} is held until it resumes (talkbus resume)"
+            if told.get("on") is True
+            else f"mail to {host} is no longer held by a pause",
         }
-        return [("", words.get(name, safe(f"{text(told, 'class')}.{name}")))]
+        if text(told, "class") == "bus" and name == "breaker":
+            what = text(told, "what")
+            until = self._time(told, "until", " (until ") + ")" if num(told, "until") else ""
+            who = ("name", self._name(text(told, "name"), text(told, "host")))
+            return [who, ("", f" {BREAKERS.get(what, 'has met a limit: ' + _short(told, 'what'))}{until}")]
+        if text(told, "class") == "bus" and name in words:
+            return [("", words[name])]
+        return [("", safe(f"{text(told, 'class')}.{name}"))]
+
+    def _about_machines(self, told: dict[str, Any], name: str) -> Line:
+        host, role = ("name", safe(text(told, "host"))), safe(text(told, "role")) or "member"
+        if name == "invited":
+            return [("", f"an invitation is open, for one machine as {role}{self._time(told, 'until', ', until ')}")]
+        if name == "closed":
+            why = _CLOSED.get(text(told, "why"), _short(told, "why"))
+            return [("", "no invitation is open any more" + (f": {why}" if why else ""))]
+        if name == "refused":
+            left = _count(num(told, "left"), "try is", "tries are")
+            return [("", f"a machine came with a wrong token; {left} left")]
+        words = {"joined": f" has joined as {role}", "revoked": " was taken off the bus", "role": f" is {role} now"}
+        return [host, ("", words[name])] if name in words else [("", safe(f"lan.{name}"))]
+
+    def _time(self, told: dict[str, Any], key: str, before: str) -> str:
+        return f"{before}{self.clock(num(told, key))}" if num(told, key) else ""
 
     def _body(self, told: dict[str, Any]) -> list[Line]:
         if text(told, "no_body"):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.tap.office import Office
+from agent.tap.recording import Recording
 from bus import wire
 from bus.private import write_private
 from bus.trust import roll_file
@@ -241,6 +243,69 @@ def test_a_restart_of_the_broker_is_said_and_healed(home: Home, stack: ExitStack
     home.stop()
     tap.event("stop")
     tap.event("lost")
+
+
+def test_after_a_restart_the_office_and_the_lines_agree_with_why(
+    home: Home, stack: ExitStack, tmp_path: Path
+) -> None:
+    """The broker is killed in the middle, and the tap does not look while a new one works on."""
+    home.start()
+    alice, bob, cleo = (stack.enter_context(home.session(name)) for name in ("alice", "bob", "cleo"))
+    path = tmp_path / "day.tap"
+    tap = stack.enter_context(Tap(home, "--json", "--record", str(path)))
+    tap.event("snapshot")
+    seen, both, waits = (_to(alice, *names) for names in (("bob",), ("bob", "cleo"), ("cleo",)))
+    bob.say(wire.Ack([[1, 2]], "transcript"))
+    tap.event("injected", id=both, to="bob")
+    tap.process.send_signal(signal.SIGSTOP)
+    home.kill()
+    home.start()
+    alice, bob, cleo = (stack.enter_context(home.session(name)) for name in ("alice", "bob", "cleo"))
+    cleo.do("receipt", {"moved": [["offered", "hook", 0, [both]]]})
+    cleo.say(wire.Ack([[1, 1]], "transcript"))
+    bob.do("receipt", {"moved": [["acked", "tool", 0, [seen]]]})
+    missed, open_ = _to(alice, "bob", "cleo"), _to(alice, "bob")
+    refused = alice.request("send", {"to": ["bob", "nobody-here"]}, b"x").id
+    assert alice.hear(wire.Rep).code == 404
+    bob.say(wire.Ack([[1, 1]], "queue"))
+    bob.post("alice", "done", re=both)
+    tap.process.send_signal(signal.SIGCONT)
+    assert tap.event("missed")["restarted"] is True
+    tap.event("snapshot")
+    told = {tap.event("learned")["id"] for _ in range(7)}
+    assert {seen, both, waits, missed, open_, refused} < told
+    cleo.say(wire.Ack([[2, 2]], "transcript"))
+    tap.event("injected", id=waits)
+    late = _to(alice, "cleo")
+    tap.event("stored", id=late)
+    tap.process.send_signal(signal.SIGINT)
+    tap.end()
+
+    office = Office()
+    for item in Recording(path).items():
+        office.take(item)
+    feed = office.scene(0).feed
+    view = stack.enter_context(home.view())
+    history = [value for value, _ in view.query("history", {"limit": 50}).rows]
+    assert office.messages == len(feed) == len(history) == 8, "each message once, to however many it goes"
+    unread = {value["name"]: value["unread"] for value, _ in view.query("peers", {"all": True}).rows}
+    assert {desk.name: desk.unread for desk in office.scene(0).desks} == unread
+    lines = run(home, "--replay", str(path), "--speed", "0")[1]
+    for entry in feed:
+        why = [value for value, _ in view.query("why", {"id": entry.ident}).rows]
+        found = {(copy.name, copy.host): copy.status for copy in entry.copies.values()}
+        assert found == {(row["name"], row["host"]): row["status"] for row in why}
+        for row in why:
+            host = f"→ {row['name']}  "
+            steps = [line.split()[1] for line in lines if entry.ident in line and host in line]
+            assert steps == [step["status"] for step in row["history"]], lines
+
+
+def _to(sender: Peer, *names: str) -> str:
+    """A message to these, stored."""
+    req = sender.request("send", {"to": list(names)}, b"x")
+    assert sender.hear(wire.Rep).code == 200
+    return req.id
 
 
 def test_a_tap_that_does_not_read_slows_nobody_and_says_what_it_missed(home: Home, stack: ExitStack) -> None:

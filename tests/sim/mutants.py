@@ -199,6 +199,11 @@ MUTANTS: dict[str, Mutant] = {
         edits=(Edit(_INBOX, "compare", 'self._owe(n, "injected", line.proof)', "pass"),),
         schedule=directed.lost_ack,
     ),
+    "receipt behind the ack": Mutant(
+        "what is acknowledged leaves its receipt behind, so it is shown before it was offered",
+        ("ack overtakes",),
+        (Edit(link.Link, "_flush_receipts", "while self.inbox.overtaken() and", "while False and"),),
+    ),
     "barrier: lost message": Mutant(
         "PONG does not tell that a message was lost",
         edits=(Edit(_INBOX, "compare", "self._resync(pinged)\n            return", "continue"),),

@@ -142,6 +142,17 @@ class Truth(Watch):
             self.fail("before hello", f"{seat.label} says {command} on a new connection")
         if isinstance(command, wire.Ack) and command.as_ == "injected":
             self._ack_on_disk(seat, conn, command)
+            self._ack_overtakes(seat, conn, command)
+
+    def _ack_overtakes(self, seat: Seat, conn: Conn, ack: wire.Ack) -> None:
+        """What was offered is told first, unless the window is full; the broker would tell the steps the other way."""
+        if seat.link.book.unsettled >= wire.OPEN_REQUESTS:
+            return
+        late = {key for status, _, _, key in seat.link.inbox.moves if status == "offered"}
+        for first, last in ack.ranges:
+            for n in range(first, last + 1):
+                if self._numbers.get((conn.route, n)) in late:
+                    self.fail("ack overtakes", f"{seat.label} acknowledges {n}, and has not told that it was offered")
 
     def _ack_on_disk(self, seat: Seat, conn: Conn, ack: wire.Ack) -> None:
         for first, last in ack.ranges:
