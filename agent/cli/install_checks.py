@@ -146,7 +146,8 @@ def _server(listed: list[str], hooks: bool, plugins: list[str]) -> Check:
         return Check("mcp", "ok", f"the server is listed in {', '.join(listed)}")
     if plugins and not hooks:
         return Check("mcp", "ok", f"the plugin {plugins[0]} brings the server")
-    return Check("mcp", "fail" if hooks else "warn", "no client starts the server", "talkbus install")
+    beside = "" if hooks else "; only sessions of 'talkbus claude' join without it"
+    return Check("mcp", "fail" if hooks else "warn", f"no client starts the server{beside}", "talkbus install")
 
 
 def _hooks(settings: Settings, hooks: list[str], plugins: list[str]) -> Iterator[Check]:

@@ -26,8 +26,12 @@ SORTS = ("traffic", "unread", "oldest", "name")
 PATHS = {
     "native": ("inbox, wakes at once", True),
     "rewake": ("hooks, wakes", True),
+    "channel": ("channel, wakes", True),
+    "terminal": ("typed in, wakes", True),
+    "notice": ("a notice typed in", True),
     "hooks": ("hooks, next turn", False),
     "tools": ("tool calls only", False),
+    "inbox": ("talkbus inbox only", False),
     "": ("not told", False),
 }
 
