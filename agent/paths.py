@@ -20,8 +20,10 @@ PATHS = {
     "native": Path("inbox, wakes at once", True),
     "rewake": Path("hooks, wakes", True),
     "channel": Path("channel, wakes", True),
-    "supervisor": Path("typed in, wakes", True),
+    "terminal": Path("typed in, wakes", True),
+    "notice": Path("a notice typed in", True),
     "hooks": Path("hooks, next turn", False),
     "tools": Path("tool calls only", False),
+    "inbox": Path("talkbus inbox only", False),
 }
 UNTOLD = Path("not told", False)

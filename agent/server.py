@@ -54,6 +54,7 @@ def run(home: Home, config: Config, environ: Mapping[str, str]) -> int:
     _log_to_stderr(config.log_level)
     with _signals():
         try:
+            _attach(home, environ)
             session = Session(home, config, environ)
         except BusError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -76,6 +77,25 @@ def run(home: Home, config: Config, environ: Mapping[str, str]) -> int:
             logs.close(kept)
             gc.freeze()  # what the SDK left is not worth a last look: it is most of the time the end takes
     return 0
+
+
+def _attach(home: Home, environ: Mapping[str, str]) -> None:
+    """Below a supervisor: have its own agent let go of the seat first, for one agent serves a session."""
+    from agent.delivery import clientfile, terminal
+
+    client = clientfile.find_client(environ) or os.getppid()
+    if environ.get("CLAUDE_CODE_ENTRYPOINT") == clientfile.ONCE:
+        return
+    above = terminal.above(home.maildirs, client, environ)
+    if above is None:
+        return
+    try:
+        above.attach(client)
+    except OSError as error:
+        log.warning("the supervisor cannot be told that this agent serves: %s", error)
+    else:
+        if not above.wait_free():
+            log.warning("the supervisor's own agent does not end")
 
 
 def _load_sdk() -> None:
@@ -143,9 +163,15 @@ class Agent:
 
     async def _climb(self) -> asyncio.Task[None] | None:
         """Where the client is a Claude Code session, deliver into it; elsewhere tool results carry the mail."""
-        from agent.delivery.clientfile import find_client
+        from agent.delivery import terminal
+        from agent.delivery.clientfile import ONCE, find_client
 
         client = find_client(self._environ)
+        above = None
+        if self._environ.get("CLAUDE_CODE_ENTRYPOINT") != ONCE:
+            above = terminal.above(self._home.maildirs, client or self._session.who.client_pid, self._environ)
+        if client is None and above is not None:
+            client = self._session.who.client_pid
         if client is None:
             return None
         from agent.delivery.channel import Channel
@@ -155,7 +181,7 @@ class Agent:
         self._channel = Channel() if self._config.delivery_channel else None
         try:
             self._ladder = Ladder(
-                session, self._home, self._config, self._environ, client, self._asks.reserved, self._channel
+                session, self._home, self._config, self._environ, client, self._asks.reserved, self._channel, above
             )
             await self._ladder.recover()
         except (BusError, OSError) as error:

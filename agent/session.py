@@ -72,10 +72,13 @@ def find_place(folder: Path) -> Place:
     return Place(_plain(str(folder)), _plain(str(folder)), "")
 
 
-def identify(config: Config, environ: Mapping[str, str]) -> Identity:
-    """Who we are, before anybody was asked. Refused (422) when the name somebody chose is none."""
+def identify(config: Config, environ: Mapping[str, str], client: int | None = None) -> Identity:
+    """Who we are, before anybody was asked; `client` is the process we serve, where that is not our parent.
+
+    Refused (422) when the name somebody chose is not valid.
+    """
     folder = environ.get("CLAUDE_PROJECT_DIR") or os.getcwd()
-    parent = os.getppid()
+    parent = client or os.getppid()
     inst = environ.get("CLAUDE_CODE_SESSION_ID", "")
     place = find_place(Path(os.path.abspath(folder)))
     once = environ.get("CLAUDE_CODE_ENTRYPOINT") == "sdk-cli" and not config.name
@@ -157,9 +160,12 @@ class _Naming:
 class Session:
     """The agent's side of one client session. `listeners` are called with news in the thread of the link."""
 
-    def __init__(self, home: Home, config: Config, environ: Mapping[str, str]) -> None:
-        """Takes a seat and opens its agent.db. ConfigError, StoreError or Refused when that cannot be."""
-        self.who = identify(config, environ)
+    def __init__(self, home: Home, config: Config, environ: Mapping[str, str], client: int | None = None) -> None:
+        """Takes a seat and opens its agent.db. ConfigError, StoreError or Refused when that cannot be.
+
+        `client` as for `identify`.
+        """
+        self.who = identify(config, environ, client)
         self.home, self.config = home, config
         self.host = host_label()
         project = "" if self.who.once else self.who.place.project  # so no later session finds it

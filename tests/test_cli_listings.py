@@ -80,14 +80,16 @@ def peer(name: str, **more: Any) -> dict[str, Any]:
 
 def test_peers_json_is_the_contract(script: Script) -> None:
     script.answers["whoami"] = [({"name": "", "host": "h"}, b"")]
-    script.answers["peers"] = [(peer("api"), b""), (peer("far", host="elsewhere", summary=EVIL), b"")]
+    rows = [peer("api", wake="terminal"), peer("far", host="elsewhere", summary=EVIL, wake=EVIL[:20])]
+    script.answers["peers"] = [(row, b"") for row in rows]
     told = json.loads(run(script, "peers", "--json", "--active-within", "2").stdout)
     keys = "name id host cwd branch client summary presence activity last_active unread wake"
     assert set(told[0]) == set(keys.split())
     assert ("peers", {"all": False, "active": 120_000}) in script.asked
     near = run(script, "peers", "--scope", "machine")
     assert "api" in near.stdout and "far" not in near.stdout
-    assert "\x1b" not in run(script, "peers").stdout
+    shown = run(script, "peers").stdout
+    assert "\x1b" not in shown and "typed in, wakes" in shown
 
 
 def test_take_reads_the_term_first(script: Script) -> None:

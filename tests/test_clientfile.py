@@ -99,6 +99,20 @@ def test_the_socket_names_a_pid_or_nothing(bad: str) -> None:
     assert clientfile.named_pid({"CLAUDE_PID": bad}) is None
 
 
+def test_the_outermost_client_below_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = {500: [400, 300], 400: [300], 600: [300], 700: [1]}
+    monkeypatch.setattr(processes, "ancestors", lambda pid: parents.get(pid, []))
+    monkeypatch.setattr(processes, "start_time", lambda pid: f"boot-{pid}")
+    assert clientfile.below(300, tmp_path) is None
+    for pid in (500, 400, 700):
+        write(tmp_path, pid, json.dumps(said(pid, procStart=str(pid))))
+    write(tmp_path, 600, json.dumps(said(600, procStart="600", entrypoint="sdk-cli")))
+    (tmp_path / "sessions" / "x.json").touch()
+    found = clientfile.below(300, tmp_path)
+    assert found is not None and found.pid == 400
+    assert clientfile.below(600, tmp_path) is None and (clientfile.below(700, tmp_path) or found).pid == 700
+
+
 def test_where_the_configuration_is() -> None:
     assert clientfile.config_dir({"CLAUDE_CONFIG_DIR": "/x"}) == Path("/x")
     assert clientfile.config_dir({}) == Path.home() / ".claude"

@@ -15,6 +15,7 @@ from agent.delivery.flights import (
     Verdict,
     judge_hook,
     judge_native,
+    judge_typed,
 )
 from agent.delivery.maildir import Fate
 from agent.delivery.transcript import Seen
@@ -159,6 +160,64 @@ def test_a_claim_that_is_printed_later_is_no_trouble() -> None:
 )
 def test_what_was_not_printed_comes_back(fate: Fate, certain: bool, blame: bool) -> None:
     assert judge_hook(flight("hook"), Seen.NOTHING, fate, START) == Verdict("back", certain=certain, blame=blame)
+
+
+# -- the supervisor ----------------------------------------------------------------------------------------------------
+
+
+def typed(one: Flight, seen: Seen, fate: Fate, now: int, session: str = "session-1", turn: str = "over") -> Verdict:
+    return judge_typed(one, seen, fate, now, session, turn)
+
+
+@pytest.mark.parametrize("fate", list(Fate))
+def test_the_transcript_stands_above_what_the_terminal_says(fate: Fate) -> None:
+    assert typed(flight("terminal"), Seen.INJECTED, fate, LATE) == Verdict("shown", "transcript")
+
+
+@pytest.mark.parametrize("fate", [Fate.WAITING, Fate.CLAIMED])
+def test_what_is_not_typed_or_not_taken_waits(fate: Fate) -> None:
+    one = flight("terminal")
+    for now in (START, LATE, 10 * LATE):
+        assert typed(one, Seen.NOTHING, fate, now) is WAIT
+
+
+def test_what_was_taken_proves_something_only_where_there_is_no_transcript() -> None:
+    one = flight("terminal")
+    assert judge_typed(one, Seen.NOTHING, Fate.PRINTED, LATE, "", "", False) == Verdict("shown", "terminal")
+    assert judge_typed(one, Seen.NOTHING, Fate.CLAIMED, LATE, "", "", False) is WAIT
+    assert judge_typed(one, Seen.NOTHING, Fate.PRINTED, LATE, "session-1", "", True) is WAIT
+
+
+def test_what_was_typed_and_left_no_trace_comes_back_once_no_turn_runs() -> None:
+    one = flight("terminal")
+    assert typed(one, Seen.NOTHING, Fate.PRINTED, LATE) is WAIT
+    assert typed(one, Seen.NOTHING, Fate.PRINTED, LATE + TRACE_MS - 1) is WAIT
+    assert typed(one, Seen.NOTHING, Fate.PRINTED, LATE + TRACE_MS, turn="runs") is WAIT
+    assert typed(one, Seen.NOTHING, Fate.PRINTED, LATE + TRACE_MS) is WAIT
+    assert typed(one, Seen.NOTHING, Fate.PRINTED, LATE + 2 * TRACE_MS) == Verdict("back", certain=False, blame=True)
+
+
+@pytest.mark.parametrize("seen", [Seen.ENQUEUED, Seen.REMOVED])
+def test_a_prompt_the_client_has_taken_is_not_typed_again_while_its_session_lives(seen: Seen) -> None:
+    one = flight("terminal")
+    for now in (LATE, 10 * LATE, 100 * LATE):
+        assert typed(one, seen, Fate.PRINTED, now) is WAIT
+    assert typed(one, seen, Fate.PRINTED, 100 * LATE, "session-2") is WAIT
+    assert typed(one, seen, Fate.PRINTED, 100 * LATE + SESSION_MS, "session-2") == Verdict("back")
+
+
+def test_the_session_that_counts_is_that_in_which_it_was_typed() -> None:
+    one = flight("terminal")
+    assert typed(one, Seen.NOTHING, Fate.WAITING, LATE, "session-2") is WAIT
+    assert typed(one, Seen.REMOVED, Fate.PRINTED, LATE, "session-2") is WAIT
+    assert typed(one, Seen.REMOVED, Fate.PRINTED, 10 * LATE, "session-2") is WAIT
+
+
+@pytest.mark.parametrize(
+    ("fate", "certain", "blame"), [(Fate.NOTICED, True, True), (Fate.LOST, False, True), (Fate.GONE, False, False)]
+)
+def test_what_was_not_typed_comes_back(fate: Fate, certain: bool, blame: bool) -> None:
+    assert typed(flight("terminal"), Seen.NOTHING, fate, START) == Verdict("back", certain=certain, blame=blame)
 
 
 def test_waiting_says_nothing() -> None:

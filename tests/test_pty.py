@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.delivery import pty
-from agent.delivery.maildir import Box
 from agent.delivery.pty import Typist, notice, pasted
-from bus import processes
 
 LATE = 1_000_000
 
@@ -69,7 +64,10 @@ def test_after_typing_it_settles() -> None:
         (b"ab\x7f\x7f\x7f", 0),
         (b"half\x15", 0),
         (b"half\x03", 0),
-        (b"\x1b[A\x1b[B\x1bOP\x1b[1;5C", 0),
+        (b"\x1bOP\x1b[1;5C\x1b[D", 0),
+        (b"\x1b[A", 1),  # an earlier line may stand there now
+        (b"\x1b[A\r", 0),
+        (b"ab\x1b[H\x7f\x7f", 2),  # the cursor is before them, so nothing was removed
         (b"\x1b[I\x1b[O\x1b[<35;10;10M", 0),
         (b"\x1b[?64;1;2c\x1b]11;rgb:00/00/00\x07\x1bP>|xterm\x1b\\", 0),
         (b"\x1b[200~line\r\ntwo\x1b[201~", 1),
@@ -81,6 +79,85 @@ def test_what_seems_to_stand_in_the_line(keys: bytes, draft: int) -> None:
     typist = ready()
     typist.keys(0, keys)
     assert typist.draft == draft and typist.may(LATE) == (draft == 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "draft"),
+    [
+        (b"half\r", 0),
+        (b"half\\\r", 5),  # a newline in the draft
+        (b"half\x1b\r", 4),
+        (b"half\nmore", 9),
+        (b"half\x15", 4),  # it clears one line of several
+        (b"half\x03", 0),
+        (b"\x10", 1),
+        (b"\x12", 1),
+    ],
+)
+def test_in_a_client_a_draft_has_several_lines(keys: bytes, draft: int) -> None:
+    whole, single = Typist(reads_status=True), Typist(reads_status=True)
+    whole.keys(0, keys)
+    for sequence in (keys,) if b"\x1b" in keys else (bytes([octet]) for octet in keys):
+        single.keys(0, sequence)
+    for typist in (whole, single):
+        typist.says("idle")
+        assert typist.draft == draft and typist.may(LATE) == (draft == 0)
+
+
+def test_a_turn_that_is_broken_off_may_put_its_prompt_back() -> None:
+    typist = Typist(reads_status=True)
+    typist.says("busy")
+    typist.keys(0, b"\x1b")
+    typist.says("idle")
+    assert not typist.may(LATE)
+    typist.keys(0, b"\x03")
+    assert typist.may(LATE)
+
+
+def test_what_we_typed_stands_there_until_a_turn_takes_it() -> None:
+    typist = Typist(reads_status=True)
+    typist.output(0, b"\x1b[?2004h")
+    typist.says("idle")
+    typist.typed(0)
+    assert not typist.may(LATE) and not typist.stuck(pty.SETTLE_MS - 1) and typist.stuck(pty.SETTLE_MS)
+    typist.says("busy")
+    typist.says("idle")
+    assert typist.may(LATE) and not typist.stuck(LATE)
+    typist.says("idle", 5)
+    typist.typed(0)
+    typist.says("idle", 6)  # a turn that was over before we looked
+    assert typist.may(LATE) and not typist.stuck(LATE)
+    typist.typed(LATE)
+    typist.keys(LATE, b"x")  # the person goes on in that line: Enter is theirs
+    assert not typist.stuck(2 * LATE) and not typist.may(2 * LATE)
+
+
+def test_a_program_that_starts_silently_is_given_time() -> None:
+    typist = Typist(started_at=0)
+    assert not typist.may(pty.SILENT_MS - 1) and typist.may(pty.SILENT_MS)
+
+
+@pytest.mark.parametrize(
+    ("status", "modes", "canonical", "echo", "paste", "way"),
+    [
+        ("idle", b"\x1b[?2004h", False, False, False, "terminal"),
+        ("idle", b"", False, False, False, "notice"),
+        (None, b"\x1b[?2004h", False, False, False, ""),  # it has not said yet what it is doing
+        ("", b"", True, True, False, "notice"),
+        ("", b"", True, False, True, ""),  # a password
+        ("", b"\x1b[?2004h", False, False, False, ""),  # Enter may confirm a dialog
+        ("", b"\x1b[?2004h", False, False, True, "terminal"),
+        ("", b"", False, False, True, ""),
+        ("", b"\x1b[?2004h", True, True, True, "notice"),
+    ],
+)
+def test_how_it_is_typed(
+    status: str | None, modes: bytes, canonical: bool, echo: bool, paste: bool, way: str
+) -> None:
+    typist = Typist(reads_status=status is None)
+    typist.output(0, modes)
+    typist.says(status or "")
+    assert typist.way(canonical, echo, paste) == way
 
 
 def test_a_turn_that_begins_took_the_line() -> None:
@@ -119,25 +196,6 @@ def test_no_text_ends_its_paste_or_presses_a_key(text: str) -> None:
 
 
 def test_a_notice_is_one_line() -> None:
-    assert notice(1) == b"talkbus: a message for this session; to read: talkbus inbox\r"
-    assert notice(2).startswith(b"talkbus: 2 messages") and notice(2).count(b"\r") == 1 and b"\n" not in notice(2)
-
-
-def test_whose_box_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = os.getpid()
-    box = Box(tmp_path / f"{own}-x" / "pty").make()
-    environ = {pty.BOX_VARIABLE: str(box.path), "CLAUDE_CONFIG_DIR": str(tmp_path)}
-    assert pty.box_above(own, environ) is None  # nobody looks into it
-    (box.path / "owner").write_text(f"{own} {processes.start_time(own)}\n")
-    found = pty.box_above(own, environ)
-    assert found is not None and found.path == box.path
-    assert pty.box_above(own, {}) is None and pty.box_above(os.getppid(), environ) is None
-    # A shim between the two does no harm, another client does.
-    monkeypatch.setattr(processes, "ancestors", lambda pid: [77, own])
-    assert pty.box_above(78, environ) is not None
-    monkeypatch.setattr(pty.clientfile, "read", lambda pid, config: object() if pid == 77 else None)
-    assert pty.box_above(78, environ) is None
-    (box.path / "owner").write_text(f"{own} older\n")
-    assert not pty.supervised(box)
-    pty.attach(box, 78)
-    assert (box.path / "client").read_text() == "78\n"
+    assert notice(False) == b"talkbus: a message waits for this session, to read it run: talkbus inbox\r"
+    assert notice(True) == b"# " + notice(False) and b"\n" not in notice(True)
+    assert not set(notice(True)) & set(b";&|<>$`'\"(){}[]*?!\\~")  # a word of a shell, and nothing more

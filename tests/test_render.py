@@ -11,7 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.render import BODY_LEAST, FIELD_MAX, Letter, age, fitting, render, render_terminal, safe, text_of
+from agent.render import (
+    BODY_LEAST,
+    FIELD_MAX,
+    SHELL,
+    Letter,
+    age,
+    fitting,
+    inert,
+    render,
+    render_terminal,
+    safe,
+    text_of,
+)
 
 NOW = 1_000_000
 TAGS = [
@@ -213,6 +225,29 @@ def test_fitting_says_how_many() -> None:
     assert fitting([letter(b"x" * 10)] * 20, NOW) == 20
     assert fitting(letters, NOW, budget=10) == 1
     assert len(bodies(render(letters, NOW))) == 64
+
+
+@given(st.text(), st.integers(3000, 9000))
+def test_a_typed_text_names_no_file_and_is_not_longer(text: str, size: int) -> None:
+    body = (text + "\n@x @x \u00a0@x /a.png '/a.JPG' a.jpeg\n") * (size // 40)
+    shown = render([letter(body=body.encode("utf-8", "surrogatepass"))], NOW, size)
+    typed = inert(shown)
+    head, _, rest = typed.partition("\n(here ")
+    assert len(head) == len(shown) and rest.count("\n") == 0
+    assert not re.search(r"(^|[^A-Za-z0-9._-])@", typed)
+    assert not re.search(r"\.(png|jpe?g|gif|webp)(?![A-Za-z0-9])", typed, re.IGNORECASE | re.ASCII)
+
+
+def test_a_typed_text_without_names_of_files_is_as_it_was() -> None:
+    shown = render([letter(body=b"ask ada@mars about it, see README.md and a.pngx")], NOW)
+    assert inert(shown) == shown
+
+
+def test_who_has_no_tools_is_told_commands() -> None:
+    shown = render([letter(body=b"x" * 9000)], NOW, 5000, SHELL)
+    assert "To reply, run: talkbus send --reply-to " in shown and "send_message" not in shown
+    assert "talkbus inbox --all)" in shown and "check_messages" not in shown and units(shown) <= 5000
+    assert "To reply" not in render([letter(from_="a;reboot", host="")], NOW, 5000, SHELL)
 
 
 def test_a_terminal_shows_it_whole_and_no_body_looks_like_a_header() -> None:

@@ -249,6 +249,19 @@ def test_a_line_too_long_is_passed_over(tmp_path: Path, monkeypatch: pytest.Monk
     assert seen == [b"short"]
 
 
+def test_a_typed_text_is_taken_with_its_prompt_and_can_be_queued_but_not_dropped() -> None:
+    parser = Parser()
+    parser.watch("typed", WORDS, typed=True)
+    parser.watch("hook", WORDS)
+    parser.feed([line(user(BODY))])
+    assert parser.seen("typed") is Seen.NOTHING  # no prompt: it may be what a hook or tool said
+    dropped = {"type": "system", "subtype": "informational", "content": "Dropped a peer message from x"}
+    parser.feed([line(dropped), line({"type": "queue-operation", "operation": "enqueue", "content": BODY})])
+    assert (parser.seen("typed"), parser.seen("hook")) == (Seen.ENQUEUED, Seen.NOTHING)
+    parser.feed([line({**user(BODY), "promptSource": "typed"})])
+    assert (parser.seen("typed"), parser.seen("hook")) == (Seen.REMOVED, Seen.NOTHING)
+
+
 def test_scan_looks_back(tmp_path: Path) -> None:
     path = tmp_path / "a"
     message = user(BODY)["message"]

@@ -35,7 +35,19 @@ if TYPE_CHECKING:
 SKEW_MS = 2_000  # durations travel, not times, so this is about what people read
 ROOM = 200 * 1024 * 1024
 _QUERY_S = 2.0
-_WAKES = {"native": "its own inbox", "rewake": "a hook", "channel": "a channel notification"}
+_WAKES = {
+    "native": "its own inbox",
+    "rewake": "a hook",
+    "channel": "a channel notification",
+    "terminal": "typing into its terminal",
+    "notice": "a notice typed into its terminal",
+}
+_WAITS = {
+    "": "when it next does something",
+    "hooks": "at its next prompt or tool",
+    "tools": "with the results of talkbus's own tools",
+    "inbox": "with the command talkbus inbox",
+}
 
 
 @click.command(cls=exits.OneLine)
@@ -305,9 +317,8 @@ def _sessions(call: Call, peers: list[dict[str, Any]], reached: list[str]) -> It
             yield Check(
                 name, "warn", f"process {live.pid} is not on the bus", "wait, or see its log in the state folder"
             )
-        elif wake in ("", "hooks", "tools"):
-            when = {"hooks": "at its next prompt or tool", "tools": "with the results of talkbus's own tools"}
-            told = f"nothing wakes it; it sees mail {when.get(wake, 'when it next does something')}"
+        elif wake in _WAITS:
+            told = f"nothing wakes it; it sees mail {_WAITS[wake]}"
             yield Check(name, "warn", told, "talkbus install")
         elif not faults:
             reached.append(live.name)

@@ -23,6 +23,7 @@ from bus.errors import LocalError
 
 if TYPE_CHECKING:
     from agent.asks import Answer
+    from agent.delivery.terminal import Terminal
     from agent.person import Asker, Person
 
 PAGE = 200
@@ -68,7 +69,7 @@ class Reader:
 
     def _mark(self, rows: Rows) -> None:
         if rows and not self.peek:
-            mark(self.person, rows)
+            mark(self.person, rows, hosted(self.person))
 
     def _pages(self) -> Iterator[Rows]:
         """In order, the oldest unread ones or else the newest of all."""
@@ -147,7 +148,7 @@ def inbox(
     args: dict[str, Any] = {"unread": not everything}
     args.update({key: text for key, text in (("tag", tag), ("from", sender)) if text})
     with person.asking() as asker:
-        if not peek and _held(asker):
+        if not peek and _held(asker) and hosted(person) is None:
             show.note(f"{asker.name} is a living session: it shows and marks its own mail; this only looks")
             peek = True
         reader = Reader(person, asker, args, limit, peek, as_json)
@@ -186,7 +187,7 @@ def _wait(call: Call, reader: Reader, timeout: float) -> int:
         for event in following(view, ("msg.stored",), timeout):
             if event is not None and event.get("mailbox") != reader.asker.id:
                 continue
-            if not reader.peek and _held(reader.asker):
+            if not reader.peek and _held(reader.asker) and hosted(reader.person) is None:
                 show.note(f"{reader.asker.name} is a living session by now: this only looks")
                 reader = replace(reader, peek=True)
             if count := reader.show():
@@ -210,9 +211,27 @@ def left_this_process() -> None:
             raise BrokenPipeError("nobody reads stdout")
 
 
-def mark(person: Person, rows: Rows) -> None:
-    """Mark messages as shown. What cannot be told now is on this disk and told with the next call."""
+def hosted(person: Person) -> Terminal | None:
+    """The supervisor that serves this session itself: such a session has no tools, and reads its mail here."""
+    from agent.delivery.maildir import Maildir
+    from agent.delivery.terminal import Terminal
+
+    if person.live is None:
+        return None
+    found = Terminal(Maildir.place(person.home.maildirs, person.live.pid, person.live.start))
+    return found if found.hosting and found.supervised else None
+
+
+def mark(person: Person, rows: Rows, terminal: Terminal | None = None) -> None:
+    """Mark messages as shown. What cannot be told now is on this disk and told with the next call.
+
+    `terminal` is the supervisor whose agent holds the mailbox, and marks them in its ledger.
+    """
     idents = [f"{value.get('host', '')}/{value['id']}" for value, _ in rows if value.get("status") in UNREAD]
+    if terminal is not None:
+        if idents and not terminal.printed(idents):
+            show.note("not marked yet, so it may be shown again (is the program that 'talkbus run' started ending?)")
+        return
     for start in range(0, len(idents), SETTLED_AT_ONCE):
         part = idents[start : start + SETTLED_AT_ONCE]
         outcome = person.submit("settle", {"ids": part, "proof": "printed"})

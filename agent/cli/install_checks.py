@@ -222,7 +222,8 @@ def _mcp(
             yield Check("mcp", "fail", text, f"claude plugin install {name}")
         else:
             hooks = any(has_hooks(source.data) for source in (*found.sources, *found.dropped))
-            yield Check("mcp", "fail" if hooks else "warn", "no client starts the server", "talkbus install")
+            beside = "" if hooks else "; only sessions of 'talkbus claude' join without it"
+            yield Check("mcp", "fail" if hooks else "warn", f"no client starts the server{beside}", "talkbus install")
         return
     blocks = list(server_blocks(found, server))
     yield from (_check("mcp", block) for block in blocks)

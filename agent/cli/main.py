@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "uninstall": ("install", "uninstall", "Take talkbus out of Claude Code's settings."),
     "statusline": ("statusline", "statusline", "Print one line for the client's status line."),
     "claude": ("claude", "claude", "Run claude so that messages can be typed into it."),
+    "run": ("claude", "run", "Run any program so that it learns of messages."),
     "mcp": ("mcp", "mcp", "Run as an MCP server, for a client to start."),
     "version": ("broker", "version", "Print the version."),
 }

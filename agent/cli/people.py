@@ -59,7 +59,7 @@ def peers(call: Call, as_json: bool, active_within: float | None, scope: str | N
         return
     me = call.person.live.name if call.person.live else ""
     show.table(
-        ("name", "is", "unread", "last active", "folder", "works on"),
+        ("name", "is", "unread", "last active", "reached by", "folder", "works on"),
         [_cells(row, host, me) for row in rows],
     )
 
@@ -70,6 +70,7 @@ def _host(view: View) -> str:
 
 
 def _cells(row: dict[str, Any], host: str, me: str) -> tuple[object, ...]:
+    from agent.paths import PATHS
     from agent.render import age
 
     name = str(row["name"]) if row.get("host") == host else f"{row['name']}@{row.get('host')}"
@@ -85,6 +86,7 @@ def _cells(row: dict[str, Any], host: str, me: str) -> tuple[object, ...]:
         doing,
         row.get("unread") or "",
         "now" if row.get("presence") == "open" else age(show.now_ms() - int(row.get("last_active") or 0)),
+        PATHS.get(wake, (wake,))[0] if (wake := str(row.get("wake") or "")) else "",
         f"{row.get('cwd', '')}{branch}",
         f"{kind}{row.get('summary', '')}",
     )

@@ -21,6 +21,7 @@ from typing import Any
 from bus import processes
 
 FILE_MAX = 64 * 1024  # octets; those seen have 1 KiB
+ONCE = "sdk-cli"  # the entry point of a run without a person (`claude -p`)
 CLOCK_SLACK_S = 5.0  # off Linux a start time follows corrections of the wall clock
 _SOCKET = re.compile(r"(?:^|[\\/])(\d{1,10})\.sock$")
 
@@ -102,6 +103,23 @@ def read(pid: int, config: Path) -> Session | None:
         kind=_text(said, "kind"),
         version=_text(said, "version"),
     )
+
+
+def below(pid: int, config: Path) -> Session | None:
+    """What the outermost client at or below `pid` says; None without one. A run without a person does not count."""
+    found: dict[int, Session] = {}
+    try:
+        files = list((config / "sessions").glob("*.json"))
+    except OSError:
+        return None
+    for file in files:
+        number = int(file.stem) if file.stem.isascii() and file.stem.isdecimal() else 0
+        if number and (number == pid or pid in processes.ancestors(number)):
+            session = read(number, config)
+            if session is not None and session.entrypoint != ONCE:
+                found[number] = session
+    outer = (one for number, one in found.items() if not found.keys() & set(processes.ancestors(number)))
+    return next(outer, None)
 
 
 def transcript_path(config: Path, ident: str, cwd: str = "") -> Path | None:

@@ -24,7 +24,7 @@ class Flight:
     """One attempt. `nonce` stands in its text and nowhere else; times in ms of any steady clock."""
 
     letters: list[Letter]
-    path: str  # "native" | "hook"
+    path: str  # "native" | "hook" | "channel" | "terminal"
     nonce: str
     since: int
     session: str  # the client's session id then
@@ -75,6 +75,35 @@ def judge_native(flight: Flight, seen: Seen, now: int, session: str) -> Verdict:
         flight.left_at = flight.left_at or now
         return Verdict("back", blame=False) if now - flight.left_at >= SESSION_MS else WAIT
     return Verdict("back", blame=True) if now - flight.since >= TRACE_MS else WAIT
+
+
+def judge_typed(
+    flight: Flight, seen: Seen, fate: Fate, now: int, session: str, turn: str = "", records: bool = True
+) -> Verdict:
+    """A text for the supervisor, which types it into the terminal; or a notice of it, where it may not be typed.
+
+    `records`: the client has a transcript. Then only that proves anything; else that the program has taken all of it
+    from its terminal is all that can be known. `turn` as for a hook. While the client's record says that it took the
+    text, or that it stands in its queue, it is not typed again, however long the proof takes.
+    """
+    if seen == Seen.INJECTED:
+        return Verdict("shown", "transcript")
+    if fate in (Fate.WAITING, Fate.CLAIMED):
+        return WAIT
+    if fate is not Fate.PRINTED:
+        return Verdict("back", certain=fate is Fate.NOTICED, blame=fate is not Fate.GONE)
+    if not records:
+        return Verdict("shown", "terminal")
+    if not flight.weak_at:
+        flight.weak_at, flight.session = now, session or flight.session
+    if session != flight.session:
+        flight.left_at = flight.left_at or now
+        return Verdict("back") if now - flight.left_at >= SESSION_MS else WAIT
+    if seen >= Seen.ENQUEUED or turn == "runs":
+        flight.left_at = 0
+        return WAIT
+    flight.left_at = flight.left_at or now
+    return Verdict("back", blame=True) if now - flight.left_at >= TRACE_MS else WAIT
 
 
 def judge_hook(flight: Flight, seen: Seen, fate: Fate, now: int, turn: str = "") -> Verdict:

@@ -1,4 +1,5 @@
-"""The ladder of paths into a running Claude Code session: its own inbox, then its hooks; a waiting task wakes.
+"""The ladder of paths into a running session: its own inbox, then its hooks, then a supervisor that types; a waiting
+task wakes.
 
 Whoever delivers asks the ledger first and tells it last: `offering` is on the disk before a text leaves, `shown` only
 with the proof of flights.py. A note starts nothing: it rides with a task, or waits for a hook or a tool
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from agent import render
 from agent.delivery import clientfile, native, recovery, transcript
-from agent.delivery.flights import Flight, Verdict, judge_hook, judge_native
-from agent.delivery.maildir import Fate, Maildir, sweep
+from agent.delivery.flights import Flight, Verdict, judge_hook, judge_native, judge_typed
+from agent.delivery.maildir import Box, Fate, Maildir, sweep
 from agent.delivery.piggyback import counted, fitting, plain
+from agent.delivery.terminal import NOTICE, TERMINAL, WAITS, Terminal
 from agent.inbox import Letter
 from agent.link import Link
 from agent.session import Session
@@ -56,14 +58,29 @@ class Ladder:
         client: int,
         reserved: Callable[[Letter], bool],
         channel: Channel | None = None,
+        terminal: Terminal | None = None,
+        hosted: bool = False,
     ) -> None:
-        """ConfigError when the maildir cannot be made. `client` is the pid of the client."""
+        """ConfigError when the maildir cannot be made. `client` is the pid of the client.
+
+        `terminal` is the supervisor above it, if there is one; `hosted`: this is the supervisor's own agent. It is no
+        child of the client, so the client's inbox is not used: that holds lines from outside in some modes.
+        """
         self._session, self._reserved, self._channel = session, reserved, channel
+        self._terminal, self._hosted = terminal, hosted
+        self._box = terminal.box(os.getpid()).make() if terminal is not None else None
+        self._typed: set[str] = set()  # not to be typed again in this life: without a trace, or a notice was typed
+        self._notice: tuple[str, set[str]] | None = None  # its name in the box, and whom it is about
+        self._typing_rests_until = 0
+        self._records = False  # the client has a session file, so its transcript can prove something
+        self._reply_tool = render.SHELL if hosted else "send_message"
+        self._handing = False  # over to another agent: nothing more is offered
+        self._printed: set[str] = set()  # shown by a command inside the session
         self._loop = session.loop
         self._config_dir = clientfile.config_dir(environ)
         self._token = environ.get("CLAUDE_CODE_MESSAGING_TOKEN", "")
         self._socket = environ.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
-        self._native_allowed = config.delivery_native
+        self._native_allowed = config.delivery_native and not hosted
         self._pid = client
         sweep(home.maildirs)
         start = start_time(client) or "0"
@@ -120,30 +137,52 @@ class Ladder:
         self._look()
         keys = list(lines)
         printed = recovery.empty(self._maildir.box, keys)
+        boxes = self._terminal.left() if self._terminal is not None else []
+        taken = [key for box in boxes for key in recovery.empty(box, keys)]
         if not keys:
             return
         proven = await asyncio.to_thread(recovery.proofs, self._transcript(), min(lines.values()), keys, self._lives)
         printed = [key for key in printed if key not in proven]
         await self._call(lambda link, now: link.inbox.proven(now, proven, "transcript"))
         await self._call(lambda link, now: link.inbox.proven(now, printed, "hook-output"))
+        if not self._records:
+            taken = [key for key in taken if key not in proven]
+            await self._call(lambda link, now: link.inbox.proven(now, taken, TERMINAL))
 
-    async def close(self) -> None:
-        """The session has ended: what nobody claimed comes back; the rest is proven or repeated by a successor."""
+    async def close(self, remove: bool = True) -> None:
+        """The session has ended: what nobody claimed comes back; the rest is proven or repeated by a successor.
+
+        Without `remove` it goes on with another agent, which may use the maildir already.
+        """
         async with self._turning:
             with contextlib.suppress(BusError, OSError):
                 await self._take_back()
-            self._maildir.close()
+            self._maildir.close(remove)
             with contextlib.suppress(OSError):
                 self._status.clear()
 
+    async def hand_over(self, timeout: float) -> None:
+        """Another agent is to serve: take back what was not typed, wait up to `timeout` s for traces of the rest."""
+        end, self._handing = self._now() + int(timeout * 1000), True
+        while True:
+            async with self._turning:
+                self._look()
+                await self._take_back()
+                typed = [self._parser.seen(f.nonce) for f in self._flights if f.path == TERMINAL]
+            if all(seen >= transcript.Seen.REMOVED for seen in typed) or self._now() >= end:
+                return
+            await asyncio.sleep(BUSY_S)
+
     async def give_way(self) -> None:
-        """Have the texts that wait for a hook come back: a tool result is about to carry them."""
-        if any(f.path == "hook" for f in self._flights):
+        """Have the texts that wait for a hook or the supervisor come back: a tool result is about to carry them."""
+        if any(f.path in ("hook", TERMINAL) for f in self._flights):
             async with self._turning:
                 await self._take_back()
 
     def path(self) -> str:
-        """How this session can be reached, best first: "native", "rewake", "channel", "hooks" or "tools"."""
+        """How this session can be reached, best first: "native", "rewake", "channel", "terminal", "notice", "hooks",
+        "tools"; "inbox" for one without tools.
+        """
         if self._native_open(self._now()):
             return "native"
         hooked = self._maildir.hooked()
@@ -151,7 +190,15 @@ class Ladder:
             return "rewake"
         if self._channel is not None and self._channel.open():
             return "channel"
-        return "hooks" if hooked else "tools"
+        return self._typing() or ("hooks" if hooked else "inbox" if self._hosted else "tools")
+
+    def _typing(self) -> str:
+        """How the supervisor can type for us now; "" when it cannot, or does so for another agent."""
+        if self._terminal is None or self._now() < self._typing_rests_until:
+            return ""
+        if not self._hosted and not self._terminal.mine(self._pid):
+            return ""
+        return self._terminal.way
 
     # -- one look --------------------------------------------------------------------------------------------------
 
@@ -164,7 +211,16 @@ class Ladder:
         await self._take_back_late()
         if any(f.path == "hook" and f.task for f in self._flights) and self._native_open(now):
             await self._take_back()  # the waiter was sent away, and nobody would ring
+        elsewhere = self.path() != TERMINAL or (self._maildir.hooked() and not self._type_instead())
+        if elsewhere and any(f.path == TERMINAL for f in self._flights):
+            await self._take_back(paths=(TERMINAL,))
+        if any(f.path == "hook" and f.task for f in self._flights) and self._type_instead():
+            await self._take_back()
+        await self._mark_printed()
+        await self._look_at_notice()
         waiting = await self._call(self._waiting)
+        if self._handing:
+            return
         if any(letter.wakes for letter in waiting):
             await self._deliver(waiting, now)
         elif waiting and self._maildir.hooked():
@@ -176,6 +232,7 @@ class Ladder:
         """What the client says of itself, and what its transcript has that is new."""
         now = self._now()
         self._info = clientfile.read(self._pid, self._config_dir)
+        self._records = self._records or self._info is not None
         if self._info is not None and self._info.id != self._sits:
             self._sits = self._info.id
             self._session.seat.remember(self._sits)  # resumed later, it comes back to this mailbox
@@ -219,6 +276,10 @@ class Ladder:
                 await self._post(await self._call(self._waiting), now)
         elif path == "channel":
             await self._push(waiting, now)
+        elif path == TERMINAL and self._type_instead():
+            await self._type(waiting, now)
+        elif path == NOTICE:
+            self._notify(waiting)
         elif self._maildir.hooked():
             await self._leave_for_hook(waiting, now, task=True)
 
@@ -271,11 +332,86 @@ class Ladder:
             log.warning("the maildir: %s", error)
             await self._end(flight, Verdict("back", certain=True), now)
 
+    def _type_instead(self) -> bool:
+        """Whether the supervisor is to type now, and not a hook or tool of a running turn: what is not offered yet is
+        free for those.
+        """
+        busy = self._info is not None and bool(self._info.status) and not self._info.idle
+        return self.path() == TERMINAL and not busy
+
+    async def _type(self, waiting: Sequence[Letter], now: int) -> None:
+        """One text at a time for the supervisor, with all that fits. What comes before it was typed goes along."""
+        fresh = any(letter.wakes and letter.key not in self._typed for letter in waiting)
+        if not fresh:
+            return
+        await self._take_back()
+        if any(flight.path == TERMINAL for flight in self._flights):
+            return
+        waiting = [letter for letter in await self._call(self._waiting) if letter.key not in self._typed]
+        letters, left = await self._offer(waiting, HOOK_BUDGET, TERMINAL)
+        if not letters or self._box is None:
+            return
+        flight = self._begin(letters, TERMINAL, now)
+        text = render.inert(native.marked(self._text(letters, left, HOOK_BUDGET), flight.nonce))
+        self._parser.watch(flight.nonce, flight.nonce, typed=True)
+        wall = time.time_ns() // 1_000_000
+        try:
+            flight.name = self._box.put(text, "task", wall)
+        except (OSError, ValueError) as error:
+            log.warning("the terminal: %s", error)
+            await self._end(flight, Verdict("back", certain=True, blame=True), now)
+
+    def _notify(self, waiting: Sequence[Letter]) -> None:
+        """Have the supervisor say that something waits, once for each task. Nothing is offered by that: it shows
+        nothing of a message, and whatever does may do so meanwhile.
+        """
+        fresh = {letter.key for letter in waiting if letter.wakes} - self._typed
+        if fresh and not self._notice and self._box is not None:
+            name = self._box.put(WAITS, "task", time.time_ns() // 1_000_000)
+            self._notice = (name, fresh)
+
+    async def _look_at_notice(self) -> None:
+        """What became of the notice; one that is no longer true is taken back."""
+        if self._notice is None or self._box is None:
+            return
+        name, keys = self._notice
+        fate = self._box.fate(name)
+        if fate is Fate.CLAIMED:
+            return
+        if fate is Fate.WAITING:
+            wait = {letter.key for letter in await self._call(self._waiting)}
+            if (keys & wait and self.path() == NOTICE) or not self._box.withdraw(name):
+                return
+        elif fate is not Fate.GONE:
+            self._typed |= keys
+        self._box.forget(name)
+        self._notice = None
+
+    async def _mark_printed(self) -> None:
+        """What a command inside the session has printed was shown; only a session without tools is read so."""
+        if not self._hosted or self._terminal is None:
+            return
+        for request, keys in self._terminal.take_printed():
+            self._printed.update(keys)
+            await self._show_printed()
+            request.unlink(missing_ok=True)
+        if self._printed:
+            await self._show_printed()  # what was beyond the window then
+
+    async def _show_printed(self) -> None:
+        def show(link: Link, now: int) -> list[str]:
+            letters = [letter for letter in link.inbox.waiting() if letter.key in self._printed]
+            given = [letter.key for letter in link.inbox.offer(now, letters, "printed")]
+            link.inbox.shown(now, given, "printed")
+            return given
+
+        self._printed -= set(await self._call(show))
+
     async def _offer(self, waiting: Sequence[Letter], budget: int, path: str) -> tuple[list[Letter], int]:
         """`offering` on the disk for as many letters as fit; and how many are left."""
 
         def offer(link: Link, now: int) -> tuple[list[Letter], int]:
-            fit = fitting(waiting, now, budget)
+            fit = fitting(waiting, now, budget, self._reply_tool)
             return link.inbox.offer(now, fit, path), len(waiting) - len(fit) + link.inbox.more
 
         return await self._call(offer)
@@ -286,15 +422,20 @@ class Ladder:
         return flight
 
     def _text(self, letters: Sequence[Letter], left: int, budget: int) -> str:
-        shown = render.render(plain(letters), time.time_ns() // 1_000_000, budget)
-        return "\n\n".join(part for part in (shown, counted(left)) if part)
+        shown = render.render(plain(letters), time.time_ns() // 1_000_000, budget, self._reply_tool)
+        more = counted(left) if not self._hosted else f"({left} more waiting)" if left > 0 else ""
+        return "\n\n".join(part for part in (shown, more) if part)
 
     # -- verdicts --------------------------------------------------------------------------------------------------
 
     async def _judge(self, flight: Flight, now: int) -> None:
         seen = self._parser.seen(flight.nonce)
-        if flight.path != "hook":
-            verdict = judge_native(flight, seen, now, self._info.id if self._info else "")
+        session = self._info.id if self._info else ""
+        if flight.path == TERMINAL:
+            fate = self._box_of(flight).fate(flight.name)
+            verdict = judge_typed(flight, seen, fate, now, session, self._turn_state(), self._records)
+        elif flight.path != "hook":
+            verdict = judge_native(flight, seen, now, session)
         else:
             verdict = judge_hook(flight, seen, self._maildir.box.fate(flight.name), now, self._turn_state())
         if verdict.end:
@@ -319,10 +460,17 @@ class Ladder:
                 self._channel.failed()
             elif verdict.end == "shown":
                 self._channel.worked()
+        if flight.path == TERMINAL and verdict.blame:
+            self._typed.update(flight.keys)
+            if not verdict.certain:  # a notice worked as it should
+                self._typing_rests_until = now + REST_MS
         if flight.name:
-            self._maildir.box.forget(flight.name)
+            self._box_of(flight).forget(flight.name)
         self._parser.unwatch(flight.nonce)
         self._flights.remove(flight)
+
+    def _box_of(self, flight: Flight) -> Box:
+        return self._box if flight.path == TERMINAL and self._box is not None else self._maildir.box
 
     async def _back(self, keys: Sequence[str], certain: bool) -> None:
         if keys:
@@ -330,16 +478,21 @@ class Ladder:
 
     async def _take_back_late(self) -> None:
         """Withdraw what may not be shown any more; the link then tells that it has expired."""
-        if any(f.path == "hook" and f.until for f in self._flights):
+        if any(f.path in ("hook", TERMINAL) and f.until for f in self._flights):
             await self._take_back(late=await self._call(lambda _link, at: at))
 
-    async def _take_back(self, notes_only: bool = False, late: int = 0) -> None:
-        """Withdraw what no hook has claimed; nobody has seen that. With `late`, what was to be shown by then."""
+    async def _take_back(
+        self, notes_only: bool = False, late: int = 0, paths: Sequence[str] = ("hook", TERMINAL)
+    ) -> None:
+        """Withdraw what no hook or supervisor has claimed; nobody has seen that. With `late`, what was to be shown by
+        then.
+        """
         for flight in list(self._flights):
-            if flight.path != "hook" or (notes_only and flight.task) or (late and not 0 < flight.until <= late):
+            if flight.path not in paths or (notes_only and flight.task) or (late and not 0 < flight.until <= late):
                 continue
-            waits = self._maildir.box.fate(flight.name) is Fate.WAITING
-            if waits and self._maildir.box.withdraw(flight.name):
+            box = self._box_of(flight)
+            waits = box.fate(flight.name) is Fate.WAITING
+            if waits and box.withdraw(flight.name):
                 await self._end(flight, Verdict("back", certain=True), self._now())
 
     # -- words -----------------------------------------------------------------------------------------------------

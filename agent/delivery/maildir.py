@@ -9,7 +9,6 @@
     bell                    a FIFO: the agent holds it open and rings it, the waiter of rewake.sh reads it
     waiter                  pid and start of the one who waits, written by it
     native                  there while the session's own inbox works: then nobody needs to wait
-    pty/                    the same four folders for `talkbus claude`, which types the text
 
 A text's name sorts by time and says what a shell needs to know without reading:
 `<ms>.<kind>.<octets>[.<until>].<nonce>`. From the second `until` (since 1970) on no hook takes the text, for an agent
@@ -193,12 +192,11 @@ class Box:
 
 
 class Maildir:
-    """The folder of one client process, as its agent sees it. `box` is the hooks', `pty` the supervisor's."""
+    """The folder of one client process, as its agent sees it. `box` is the hooks'."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.box = Box(path)
-        self.pty = Box(path / "pty")
         self._bell = -1
 
     @staticmethod

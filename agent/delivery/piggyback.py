@@ -124,12 +124,12 @@ def plain(letters: Sequence[Letter]) -> list[render.Letter]:
     ]
 
 
-def fitting(letters: Sequence[Letter], now: int, budget: int) -> list[Letter]:
+def fitting(letters: Sequence[Letter], now: int, budget: int, reply_tool: str = "send_message") -> list[Letter]:
     """Those that one text shows, in their order. What wakes is chosen before anything else, however much came before
     it: a note can wait, and a task must not wait behind it.
     """
     chosen = sorted(letters, key=lambda letter: not letter.wakes)
-    keys = {letter.key for letter in chosen[: render.fitting(plain(chosen), now, budget)]}
+    keys = {letter.key for letter in chosen[: render.fitting(plain(chosen), now, budget, reply_tool)]}
     return [letter for letter in letters if letter.key in keys]
 
 

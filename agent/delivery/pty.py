@@ -1,10 +1,18 @@
 """A program in a pseudo-terminal of ours, into which a waiting message is typed when nobody else types.
 
 Bytes go through untouched both ways, window size and signals are handed on, and the program's end is ours. What is
-to be typed comes from the `pty` box of the program's maildir: pasted as it is where the program takes pastes, else
-only a notice of one line, for there every line of a message would be a command of its own.
+to be typed comes from the box of the agent that serves the session, in the folder of terminal.py. How it is typed:
 
-`Typist` decides, and is pure: `now` is ms of a steady clock. Must not know messages nor the bus.
+    a client that says what it is doing      the message, as a paste and Enter, while it is idle
+    a program that reads lines (canonical    one line of ours that says where to read the message: there every line
+    mode, with echo)                         of a message would be a command of its own
+    any other program                        nothing, unless the person said that it takes pastes (`--paste`): Enter
+                                             may confirm a dialog there, which no message may
+
+Typed text is not read for that. It counts as taken when the terminal's input queue has become empty again.
+
+`Typist` decides, and is pure: `now` is ms of a steady clock. Must not know messages nor the bus; `Host` is whoever
+serves the session where the program has no agent of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +20,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import shutil
 import signal
 import sys
 import time
@@ -19,27 +28,52 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from agent.delivery import clientfile
-from agent.delivery.maildir import Box, Maildir, body
+from agent.delivery.maildir import Box, body
+from agent.delivery.terminal import NOTICE, TERMINAL, WAITS, Terminal, above
 from bus import processes
 from bus.errors import ConfigError
 
 STILL_MS = 500  # the keyboard, before anything is typed
 QUIET_MS = 1000  # the output of a program that does not say whether it is idle
+SILENT_MS = 3000  # one that has written nothing yet may still be starting
 SETTLE_MS = 2000  # after something was typed: the status needs a moment to say busy
 LOOK_MS = 200
-BOX_VARIABLE = "TALKBUS_PTY"  # for the agent below us, who may have shims above it
-MEND = "run 'claude' itself, messages then come by the other paths"
+WAY_MS = 5000
+LEAVE_S = 2.0  # for our own agent to say goodbye
+HOST_AFTER_MS = 4000  # an agent that the client starts itself needs less than half of this
+REMEDY = "run the program itself: messages then come by the other paths"
 
 _MODE = re.compile(rb"\x1b\[\?([0-9;]{1,40})([hl])")
 _TAIL = 48  # octets of output kept, for a sequence that comes in two pieces
+_MOVES = re.compile(rb"\x1b(?:\[[0-9;]*|O)[A-DFH~]")  # the cursor, in the line or to an earlier one
 _KEYS = re.compile(
     rb"\x1b\[200~.*?(?:\x1b\[201~|$)"  # a paste
     rb"|\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|\x1b[\]P_^X].*?(?:\x07|\x1b\\|$)|\x1b.|\x1b",
     re.DOTALL,
 )
+
+
+class Host(Protocol):
+    """Serves the session itself, where the program has no agent of its own."""
+
+    def begin(self, client: int) -> None:
+        """Start to serve the session of this client; returns at once."""
+
+    def end(self, over: bool) -> None:
+        """Begin to let go: another agent serves from now on, or the program is `over`. Returns at once."""
+
+    def ended(self) -> bool:
+        """Whether nothing is held any more, also when nothing ever was."""
+
+    def join(self, timeout: float) -> None:
+        """Wait up to `timeout` s for that."""
+
+    @property
+    def name(self) -> str:
+        """What the session is called on the bus, "" before it is known."""
 
 
 @dataclass(slots=True)
@@ -50,31 +84,49 @@ class Typist:
     key_at: int = -(10**9)
     output_at: int = -(10**9)
     typed_at: int = -(10**9)
+    started_at: int = -(10**9)
+    wrote: bool = False  # the program has written something
     draft: int = 0  # characters that seem to stand in the input line, unsent
+    ours: bool = False  # what stands there is what we typed, and nobody has touched a key since
+    moved: bool = False  # the cursor is somewhere in the draft, so a backspace may remove nothing
     status: str = ""
     modes: set[int] = field(default_factory=set)  # private modes of the terminal that are on
+    _escaped: bool = False  # the last character was a backslash
+    _status_at: int = 0
     _rest: bytes = b""
 
     def keys(self, now: int, data: bytes) -> None:
         """The person typed. What the terminal answers by itself comes here too, and only counts as a key."""
-        self.key_at = now
-        *sent, line = re.split(rb"[\r\n\x03\x04\x15]", _KEYS.sub(self._sequence, data))
-        if sent:
-            self.draft = 0
-        for octet in line:
-            if octet in (0x08, 0x7F):
-                self.draft = max(0, self.draft - 1)
-            elif octet >= 0x20 and octet & 0xC0 != 0x80:
+        self.key_at, self.ours = now, False
+        if self.status == "busy" and data in (b"\x1b", b"\x1b\x1b"):
+            self.draft = max(self.draft, 1)  # a turn that is broken off may put its prompt back into the line
+        text = _KEYS.sub(self._sequence, data)
+        # A newline within a draft is not the end of it; nor does ^U clear more than its line there.
+        ends = b"\r\x03\x04" if self.reads_status else b"\r\n\x03\x04\x15"
+        for octet in text:
+            if octet in ends and not (octet == 0x0D and self._escaped and self.reads_status):
+                self.draft, self.moved = 0, False
+            elif octet in (0x08, 0x7F):
+                self.draft = self.draft if self.moved else max(0, self.draft - 1)
+            elif octet in (0x0E, 0x10, 0x12, 0x19, 0x1F):  # an earlier line, a search, what was cut: it comes back
+                self.draft, self.moved = max(self.draft, 1), True
+            elif octet in (0x01, 0x02, 0x05, 0x06):
+                self.moved = self.moved or self.draft > 0
+            elif (octet >= 0x20 and octet & 0xC0 != 0x80) or octet == 0x0A:
                 self.draft += 1
+            self._escaped = octet == 0x5C
 
     @staticmethod
     def _sequence(found: re.Match[bytes]) -> bytes:
-        paste = found[0].startswith(b"\x1b[200~") and found[0] not in (b"\x1b[200~", b"\x1b[200~\x1b[201~")
-        return b"x" if paste else b""
+        if found[0].startswith(b"\x1b[200~"):
+            return b"" if found[0] in (b"\x1b[200~", b"\x1b[200~\x1b[201~") else b"x"
+        if _MOVES.fullmatch(found[0]):
+            return b"\x10" if found[0][-1:] in b"AB" else b"\x01"  # up and down: an earlier line may stand there now
+        return b""
 
     def output(self, now: int, data: bytes) -> None:
         """The program wrote."""
-        self.output_at = now
+        self.output_at, self.wrote = now, True
         text = self._rest + data
         for found in _MODE.finditer(text):
             for number in found[1].split(b";"):
@@ -84,11 +136,15 @@ class Typist:
         start = text.rfind(b"\x1b", -_TAIL)
         self._rest = text[start:] if start >= 0 and not _MODE.match(text, start) else b""
 
-    def says(self, status: str) -> None:
-        """The program's own status. A turn that begins has taken what stood in the input line."""
-        if status == "busy" and self.status != "busy":
-            self.draft = 0
-        self.status = status
+    def says(self, status: str, at: int = 0) -> None:
+        """The program's own status, and since when. A turn that begins has taken what stood in the input line.
+
+        One that was over before we looked has taken what we typed: nobody else has touched the line since.
+        """
+        turned = self.ours and status == self.status and bool(self._status_at) and at != self._status_at
+        if turned or (status == "busy" and self.status != "busy"):
+            self.draft, self.moved, self.ours = 0, False, False
+        self.status, self._status_at = status, at
         self.reads_status = self.reads_status or bool(status)
 
     def may(self, now: int) -> bool:
@@ -97,15 +153,33 @@ class Typist:
             return False
         if self.reads_status:
             return self.status in ("idle", "shell")
-        return now - self.output_at >= QUIET_MS
+        quiet = now - self.output_at >= QUIET_MS
+        return quiet and (self.wrote or now - self.started_at >= SILENT_MS)
 
     @property
     def pastes(self) -> bool:
         return 2004 in self.modes
 
+    def way(self, canonical: bool, echo: bool, paste: bool) -> str:
+        """How a message can be typed at present, by the modes of the terminal; `paste`: the person said it may be."""
+        if self.reads_status:
+            return "" if not self.status else TERMINAL if self.pastes else NOTICE
+        if canonical:
+            return NOTICE if echo else ""  # without echo it is a password that is read
+        return TERMINAL if paste and self.pastes else ""
+
     def typed(self, now: int) -> None:
-        """Something of ours was typed."""
+        """Something of ours was typed. Until a turn has taken it, it may stand in the input line."""
         self.typed_at = now
+        if self.reads_status:
+            self.draft, self.ours = 1, True
+
+    def stuck(self, now: int) -> bool:
+        """Whether Enter is to be pressed again: the client missed the one that followed our text.
+
+        Nothing else can have come into the line: no key was touched since.
+        """
+        return self.ours and now - self.typed_at >= SETTLE_MS and self.status in ("idle", "shell")
 
 
 def pasted(text: str) -> bytes:
@@ -116,86 +190,69 @@ def pasted(text: str) -> bytes:
     return b"\x1b[200~" + clean.encode("utf-8", "replace") + b"\x1b[201~\r"
 
 
-def notice(count: int) -> bytes:
-    """One line that says that something waits, and Enter."""
-    what = "a message" if count == 1 else f"{count} messages"
-    return f"talkbus: {what} for this session; to read: talkbus inbox\r".encode("ascii")
-
-
-def box_above(client: int, environ: dict[str, str]) -> Box | None:
-    """The box of the supervisor in whose terminal the client `client` runs; None without one.
-
-    A client below another client inherits the variable and is not meant: then a session file stands in between.
-    """
-    named = environ.get(BOX_VARIABLE, "")
-    box = Path(named)
-    owner = box.parent.name.partition("-")[0]
-    if not named or not owner.isdecimal() or not supervised(Box(box)):
-        return None
-    if int(owner) == client:
-        return Box(box)
-    config = clientfile.config_dir(environ)
-    for above in processes.ancestors(client):
-        if clientfile.read(above, config) is not None:
-            return None
-        if above == int(owner):
-            return Box(box)
-    return None
-
-
-def attach(box: Box, client: int) -> None:
-    """For the agent: say which process below the supervisor is the client, whose status counts."""
-    (box.path / "client").write_text(f"{client}\n", "ascii")
-
-
-def supervised(box: Box) -> bool:
-    """Whether a living supervisor looks into this box."""
-    try:
-        pid, start = (box.path / "owner").read_text("ascii").split()
-        return processes.alive(int(pid), start)
-    except (OSError, ValueError):
-        return False
+def notice(comment: bool) -> bytes:
+    """One line that says that something waits, and Enter. As a comment it does nothing in a shell or interpreter."""
+    return f"{'# ' if comment else ''}{WAITS}\r".encode("ascii")
 
 
 if sys.platform == "win32":
 
-    def run(command: Sequence[str], maildirs: Path, environ: dict[str, str]) -> int:
+    def run(
+        command: Sequence[str], maildirs: Path, environ: dict[str, str], host: Host, own_status: bool, paste: bool
+    ) -> int:
         """Not here: ConfigError."""
-        raise ConfigError(f"this system has no pseudo-terminals ({MEND})")
+        raise ConfigError(f"this system has no pseudo-terminals ({REMEDY})")
 
 else:
+    import array
     import fcntl
     import pty
     import termios
     import tty
 
-    def run(command: Sequence[str], maildirs: Path, environ: dict[str, str]) -> int:
+    def run(
+        command: Sequence[str], maildirs: Path, environ: dict[str, str], host: Host, own_status: bool, paste: bool
+    ) -> int:
         """Run a program in a pseudo-terminal over this one until it ends; its exit code, 128 + n for signal n.
 
-        ConfigError, with the mend, when this is no terminal or there is none to be had. In the main thread.
+        `own_status`: the program says whether it is idle, so until it does nothing is typed. `paste`: the person says
+        that another one takes pastes. ConfigError, with the remedy, when this is no terminal or there is none. In the
+        main thread, and before any other thread begins.
         """
         if not (os.isatty(0) and os.isatty(1)):
-            raise ConfigError(f"input and output have to be a terminal ({MEND})")
-        return _Supervisor(maildirs, environ).run(command)
+            raise ConfigError(f"input and output have to be a terminal ({REMEDY})")
+        return _Supervisor(maildirs, environ, host, own_status, paste).run(command)
 
     class _Supervisor:
         """The loop around one child."""
 
-        def __init__(self, maildirs: Path, environ: dict[str, str]) -> None:
-            self._maildirs = maildirs
+        def __init__(
+            self, maildirs: Path, environ: dict[str, str], host: Host, own_status: bool, paste: bool
+        ) -> None:
             self._environ = environ
-            self._typist = Typist()
-            self._box: Box | None = None
+            self._config = clientfile.config_dir(environ)
+            self._host, self._paste = host, paste
+            self._typist = Typist(reads_status=own_status)
+            self._terminal = Terminal.open(maildirs, os.getpid())
             self._pid = 0
             self._master = -1
+            self._slave = ""
             self._to_child = bytearray()
-            self._looked = 0
+            self._typing: tuple[Box, Path] | None = None  # claimed and typed, and not known to be taken
+            self._looked = self._unserved_since = 0
+            self._hosts = 0  # the client that our own agent serves
+            self._own: tuple[int, str] | None = None  # the client, once seen, and its start
+            self._way: str | None = None  # as it was told
+            self._way_until = 0  # how long it is told although it is not so just now
+            self._count = 0
+            self._by = ""  # who served last: "own" or "client"
             self._input = True
 
         def run(self, command: Sequence[str]) -> int:
-            self._typist.reads_status = os.path.basename(command[0]).startswith("claude")
             before = termios.tcgetattr(0)
             self._start(command, before)
+            now = time.monotonic_ns() // 1_000_000
+            self._typist.started_at = self._unserved_since = now
             wake, signalled = os.pipe()
             os.set_blocking(signalled, False)
             os.set_blocking(wake, False)
@@ -213,43 +270,29 @@ else:
             return code
 
         def _start(self, command: Sequence[str], modes: list[Any]) -> None:
-            # The child waits on this pipe until its box is there: the box has its pid in the name.
-            ready, go = os.pipe()
+            named, naming = os.pipe()  # the child tells what its terminal is called
             try:
                 self._pid, self._master = pty.fork()
             except OSError as error:
-                raise ConfigError(f"no pseudo-terminal is to be had: {error.strerror} ({MEND})") from error
+                raise ConfigError(f"no pseudo-terminal could be opened: {error.strerror} ({REMEDY})") from error
             if self._pid == 0:
-                self._become(command, ready, go, modes)
-            os.close(ready)
+                self._become(command, naming, modes)
+            os.close(naming)
             self._resize()
-            self._open_box()
-            os.write(go, str(self._box.path if self._box else "").encode())
-            os.close(go)
+            self._slave = os.read(named, 256).decode("utf-8", "replace")
+            os.close(named)
             os.set_blocking(self._master, False)
 
-        def _become(self, command: Sequence[str], ready: int, go: int, modes: list[Any]) -> None:
+        def _become(self, command: Sequence[str], naming: int, modes: list[Any]) -> None:
             """In the child. Never returns."""
             try:
-                os.close(go)
                 termios.tcsetattr(0, termios.TCSANOW, modes)
-                box = os.read(ready, 4096).decode()
-                os.close(ready)
-                environ = {**self._environ, BOX_VARIABLE: box} if box else self._environ
-                os.execvpe(command[0], list(command), environ)
+                os.write(naming, os.ttyname(0).encode())
+                os.execvpe(command[0], list(command), self._environ)
             except OSError as error:
                 os.write(2, f"error: {command[0]} did not start: {error.strerror}\n".encode())
             finally:
                 os._exit(127)
-
-        def _open_box(self) -> None:
-            start, own = processes.start_time(self._pid), processes.start_time(os.getpid())
-            if start is None:
-                return
-            with suppress(ConfigError, OSError):  # without a box nothing is typed; the program runs all the same
-                box = Maildir(Maildir.place(self._maildirs, self._pid, start)).pty.make()
-                (box.path / "owner").write_text(f"{os.getpid()} {own}\n", "ascii")
-                self._box = box
 
         def _listen(self, pipe: int) -> None:
             """Signals wake the loop; those that end a program are handed to the child. The process is ours alone."""
@@ -344,51 +387,203 @@ else:
             self._hand_on(signal.SIGCONT, None)
 
         def _look(self, now: int) -> None:
-            """Type what waits, if this is the moment."""
-            if self._box is None or self._to_child or now - self._looked < LOOK_MS:
+            """See who serves, and type what waits, if this is the moment."""
+            if now - self._looked < LOOK_MS:
                 return
             self._looked = now
-            names = self._box.waiting()
-            if not names and not self._typist.reads_status:
+            try:
+                self._settle()
+                agent, client = self._served(now)
+                session = clientfile.read(client, self._config) if client else None
+                self._typist.says(session.status if session else "", session.status_at if session else 0)
+                self._say_way(now)
+                if not agent or self._to_child:
+                    return
+                if self._typist.stuck(now) and self._reads(client):
+                    self._typist.ours = False
+                    self._to_child += b"\r"
+                    self._feed()
+                elif self._typing is None and self._way:
+                    box = self._terminal.box(agent)
+                    names = box.waiting()
+                    if names and self._typist.may(now) and self._reads(client):
+                        self._type(box, names, now)
+            except OSError:
+                return  # the folder cannot be used at present: the program runs all the same
+
+        # -- who serves
+
+        def _served(self, now: int) -> tuple[int, int]:
+            """The agent whose texts are typed, 0 for none, and the client whose session it serves.
+
+            An agent that the client started goes before our own one, which begins when there is none for a while.
+            """
+            served = self._terminal.served()
+            if served is not None and served.living:
+                self._unserved_since = now
+                if self._hosts or self._terminal.hosting:
+                    self._let_go()
+                self._by = "client"
+                return (0 if self._terminal.hosting else served.agent), served.client
+            client = self._client()
+            if self._hosts:
+                if self._host.ended():
+                    self._let_go()
+                    self._unserved_since = now + 15 * HOST_AFTER_MS  # it failed, as its log says
+                elif client and client != self._hosts:  # another program has the session now
+                    self._let_go()
+                    self._unserved_since = now - HOST_AFTER_MS
+                return (os.getpid() if self._hosts else 0), client
+            if self._terminal.hosting:
+                self._let_go()
+            elif client and now - self._unserved_since >= HOST_AFTER_MS:
+                self._begin(client)
+            return 0, client
+
+        def _begin(self, client: int) -> None:
+            self._terminal.host(True)
+            served = self._terminal.served()
+            if served is not None and served.living:  # it came in this very moment, and waits for the mark to go
+                self._terminal.host(False)
                 return
-            session = clientfile.read(self._client(), clientfile.config_dir(self._environ))
-            self._typist.says(session.status if session else "")
-            if names and self._typist.may(now):
-                self._type(self._box, names, now)
+            self._hosts, self._by = client, "own"
+            self._host.begin(client)
+
+        def _let_go(self) -> None:
+            """Our own agent is to end; the mark says when it has."""
+            self._hosts = 0
+            self._host.end(over=False)
+            if self._host.ended():
+                self._terminal.host(False)
 
         def _client(self) -> int:
-            """The process whose status counts: the one the agent named, if it is below us; else the child."""
-            assert self._box is not None
+            """The process below us that runs the session; 0 while there is none, or only one without a person."""
+            if self._own is not None and processes.alive(*self._own):
+                return self._own[0]
+            self._own = None
+            session = clientfile.below(self._pid, self._config)
+            if session is not None:
+                nearest = above(self._terminal.path.parent, session.pid, self._environ)
+                if nearest is None or nearest.path != self._terminal.path:
+                    return 0  # another supervisor is between us and it
+                self._own = (session.pid, session.start)
+                return session.pid
+            return 0 if self._typist.reads_status else self._pid
+
+        # -- what can be typed
+
+        def _say_way(self, now: int) -> None:
+            """Tell agents how a message can be typed. What is only so for a moment, as a password, is not told."""
+            way = self._way_now()
+            if way == self._way:
+                self._way_until = now + WAY_MS
+            elif way or now >= self._way_until:
+                self._terminal.say(way)
+                self._way = way
+
+        def _way_now(self) -> str:
             try:
-                pid = int((self._box.path / "client").read_text("ascii"))
-            except (OSError, ValueError):
-                return self._pid
-            return pid if self._pid in processes.ancestors(pid) else self._pid
+                modes = termios.tcgetattr(self._master)[3]
+            except (OSError, termios.error):
+                return ""
+            return self._typist.way(bool(modes & termios.ICANON), bool(modes & termios.ECHO), self._paste)
+
+        def _reads(self, client: int) -> bool:
+            """Whether this client reads what is typed now: it has the terminal, and has not lent it to an editor.
+
+            Any other program may have started another one that reads for it.
+            """
+            try:
+                if os.tcgetpgrp(self._master) != os.getpgid(client):
+                    return False
+            except OSError:
+                pass  # not every system tells
+            return not (self._typist.reads_status and _others_read(self._slave, client))
 
         def _type(self, box: Box, names: list[str], now: int) -> None:
-            pastes = self._typist.pastes
-            claims = [c for name in (names[:1] if pastes else names) if (c := box.claim(name)) is not None]
+            way = self._way_now()
+            if not way:
+                return
+            claims = [c for name in (names[:1] if way == TERMINAL else names) if (c := box.claim(name)) is not None]
             if not claims:
                 return
             try:
-                self._to_child += pasted(body(claims[0])) if pastes else notice(len(claims))
+                text = pasted(body(claims[0])) if way == TERMINAL else notice(not self._typist.reads_status)
             except (OSError, ValueError):
                 return  # garbage stays where it is, claimed
             self._typist.typed(now)
+            self._to_child += text
             self._feed()
+            self._count += 1
+            if way == TERMINAL:
+                self._typing = (box, claims[0])
+                return
             for claim in claims:
                 with suppress(OSError):
-                    box.finish(claim, shown=pastes)
+                    box.finish(claim, shown=False)
+
+        def _settle(self) -> None:
+            """What was typed has been taken when nothing of it is left in the terminal.
+
+            A program whose records tell nothing has to write something as well: a queue can also be thrown away.
+            """
+            typist = self._typist
+            answered = typist.reads_status or typist.output_at >= typist.typed_at
+            if self._typing is not None and not self._to_child and answered and _empty(self._slave):
+                box, claim = self._typing
+                self._typing = None
+                with suppress(OSError):
+                    box.finish(claim, shown=True)
 
         def _leave(self, code: int) -> None:
-            """What the program left on in the terminal, when it could not clean up; and the box."""
+            """What the program left on in the terminal, when it could not clean up; and our own agent."""
             if code > 128 and self._typist.modes:
                 off = b"".join(b"\x1b[?%dl" % mode for mode in sorted(self._typist.modes - {7, 12, 25}))
                 with suppress(OSError):
                     _write_all(1, off + b"\x1b[?25h\x1b[<u\x1b[>4m\x1b[0m\r\n")
+            self._host.end(over=True)
+            self._host.join(LEAVE_S)
             with suppress(OSError):
-                if self._box is not None:
-                    (self._box.path / "owner").unlink()
+                shutil.rmtree(self._terminal.path, ignore_errors=True)
+            with suppress(OSError):
+                os.write(2, f"talkbus: {self._told()}\n".encode())
+
+        def _told(self) -> str:
+            """How the session was on the bus, in one line."""
+            typed = f"typed in {self._count} time{'s' * (self._count != 1)}"
+            if self._by == "own":
+                name = self._host.name
+                return f"this session was on the bus{f' as {name}' if name else ''}, served by this command; {typed}"
+            if self._by == "client":
+                return f"this session was on the bus by the client's own talkbus server; {typed}"
+            return "this session did not join the bus: it ended before that, or never said what it is doing"
+
+    def _empty(slave: str) -> bool:
+        """Whether nothing that was typed is left to be read. Polling has the kernel hand over what is on its way."""
+        try:
+            handle = os.open(slave, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            select.select([handle], [], [], 0)
+            count = array.array("i", [1])
+            fcntl.ioctl(handle, termios.FIONREAD, count)
+            return count[0] == 0
+        except OSError:
+            return False
+        finally:
+            os.close(handle)
+
+    def _others_read(slave: str, client: int) -> bool:
+        """Whether a process below the client has the terminal as its input, as an editor has; Linux alone tells."""
+        if sys.platform != "linux":
+            return False
+        for entry in os.listdir("/proc"):
+            if entry.isdecimal() and int(entry) != client:
+                with suppress(OSError):
+                    if os.readlink(f"/proc/{entry}/fd/0") == slave and client in processes.ancestors(int(entry)):
+                        return True
+        return False
 
 
 def _write_all(handle: int, data: bytes) -> None:

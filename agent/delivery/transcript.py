@@ -37,7 +37,7 @@ class Seen(IntEnum):
     DROPPED = 1  # the client dropped a message, and this text was not queued until then
     HELD = 2  # the client waits for its user; it may still be let in
     ENQUEUED = 3  # it stands in the client's queue, and cannot be taken back while the session lives
-    REMOVED = 4  # it left the queue for a turn; weak proof
+    REMOVED = 4  # it left the queue for a turn, or was typed and taken for one; weak proof
     INJECTED = 5  # it was in a request that was answered; strong proof
 
 
@@ -45,12 +45,14 @@ class Seen(IntEnum):
 class Watch:
     """A text that is looked for, by words of it that nothing else holds; `key` is the caller's name for it.
 
-    `native` says that it was written to the inbox: only such a text can be dropped, held or queued there.
+    `native` says that it was written to the inbox: only such a text can be dropped, held or queued there. One that
+    was `typed` can be queued as well, and is taken for a turn as a prompt.
     """
 
     key: str
     words: str
     native: bool = False
+    typed: bool = False
     seen: Seen = Seen.NOTHING
     hashes: set[str] = field(default_factory=set)
 
@@ -69,11 +71,11 @@ class Parser:
         self._tails: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._answered: OrderedDict[str, None] = OrderedDict()
 
-    def watch(self, key: str, words: str, native: bool = False) -> None:
+    def watch(self, key: str, words: str, native: bool = False, typed: bool = False) -> None:
         """Look for `words` from now on. They need to be unmistakable: with our id in them. Before the attempt."""
         if not words:
             raise ValueError("nothing to look for")
-        self._watches[key] = Watch(key, words, native)
+        self._watches[key] = Watch(key, words, native, typed)
 
     def unwatch(self, key: str) -> None:
         """Its fate is settled."""
@@ -120,6 +122,8 @@ class Parser:
             self._content(record.get("message"), record["hash"])
         elif kind == "user":
             self._content(record.get("message"), "")
+            if record.get("promptSource") == "typed":
+                self._prompted(record.get("message"))
         elif kind == "api-request":
             tail = record.get("tail")
             if isinstance(tail, list) and isinstance(record.get("id"), str):
@@ -144,6 +148,10 @@ class Parser:
                 watch.hashes.add(hashed)
             self._prove()
 
+    def _prompted(self, message: object) -> None:
+        texts = list(_texts(message.get("content"))) if isinstance(message, dict) else []
+        self._raise([w.key for w in self._watches.values() if w.typed and _holds(texts, w)], Seen.REMOVED)
+
     def _prove(self) -> None:
         wanted = [watch for watch in self._watches.values() if watch.hashes and watch.seen < Seen.INJECTED]
         if not wanted:
@@ -158,7 +166,7 @@ class Parser:
         operation = record.get("operation")
         content = record.get("content")
         texts = list(_texts(content))
-        ours = {w.key for w in self._watches.values() if w.native and any(w.words in text for text in texts)}
+        ours = {w.key for w in self._watches.values() if (w.native or w.typed) and _holds(texts, w)}
         if operation == "enqueue":
             self._queue.append(ours)
             self._raise(ours, Seen.ENQUEUED)
@@ -297,7 +305,7 @@ def scan(
     parser = Parser()
     keys = []
     for key, words in wanted:
-        parser.watch(key, words, native)
+        parser.watch(key, words, native, typed=True)
         keys.append(key)
     tail = _Tail(path, max(0, _size(path) - last))
     while keys:
@@ -337,6 +345,10 @@ def _texts(content: object) -> Iterator[str]:
         for block in content:
             if isinstance(block, dict):
                 yield from _texts(block.get("text") if block.get("type") == "text" else block.get("content"))
+
+
+def _holds(texts: Iterable[str], watch: Watch) -> bool:
+    return any(watch.words in text for text in texts)
 
 
 def _keep(kept: OrderedDict[str, Any], key: str, value: object) -> None:
