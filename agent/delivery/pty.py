@@ -425,7 +425,7 @@ else:
                     self._let_go()
                 self._by = "client"
                 return (0 if self._terminal.hosting else served.agent), served.client
-            client = self._client()
+            client = self._client(now)
             if self._hosts:
                 if self._host.ended():
                     self._let_go()
@@ -456,7 +456,7 @@ else:
             if self._host.ended():
                 self._terminal.host(False)
 
-        def _client(self) -> int:
+        def _client(self, now: int) -> int:
             """The process below us that runs the session; 0 while there is none, or only one without a person."""
             if self._own is not None and processes.alive(*self._own):
                 return self._own[0]
@@ -467,6 +467,7 @@ else:
                 if nearest is None or nearest.path != self._terminal.path:
                     return 0  # another supervisor is between us and it
                 self._own = (session.pid, session.start)
+                self._unserved_since = now  # its own agent is starting beside it
                 return session.pid
             return 0 if self._typist.reads_status else self._pid
 
