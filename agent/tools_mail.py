@@ -43,7 +43,9 @@ async def send_message(desk: Desk, args: Args) -> str:
     if args.has("tag"):
         request["tag"] = names.check_tag(args.text("tag"))
     if args.has("reply_to"):
-        request["re"] = message_id(args.text("reply_to"), "reply_to")
+        request["re"] = re = message_id(args.text("reply_to"), "reply_to")
+        loop = desk.session.loop
+        await asyncio.wrap_future(loop.call(lambda link, now: desk.mail.named(link, now, [re], "answered")))
     if args.has("exclude"):
         request["exclude"] = recipients(args, "exclude")
         check_recipients(request["exclude"])
@@ -254,6 +256,7 @@ async def ack(desk: Desk, args: Args) -> str:
         waiting = [x for x in link.inbox.waiting() if x.msg.id in idents]
         given = link.inbox.offer(now, waiting, "tool")
         link.inbox.shown(now, [x.key for x in given], "acked")
+        desk.mail.named(link, now, idents, "acked")
         row, _ = link.submit(now, "receipt", {"moved": [["acked", "tool", 0, idents]]})
         return row
 
