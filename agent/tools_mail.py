@@ -217,7 +217,7 @@ async def _show(
         if unfiltered:
             taken = 0 if not peek else len(first)
             left = sum(not desk.asks.reserved(x) for x in link.inbox.waiting()) + link.inbox.more - taken
-        return [keys.get(x.key, x) for x in again], max(left, 0), now
+        return [keys.get(x.key) or link.inbox.known(x) for x in again], max(left, 0), now
 
     letters, left, now = await asyncio.wrap_future(desk.session.loop.call(choose))
     return render.render(plain(letters), now, BUDGET), len(letters), left
@@ -231,13 +231,13 @@ async def _one(desk: Desk, args: Args) -> str:
     letter = letter_of(value, body, now)
     own = await query(desk, "inbox", {"ids": [letter.msg.id]})
     mine = any(row.get("fid") == letter.msg.fid for row, _ in own.rows)
-    if mine and not args.flag("peek"):
+    mark = mine and not args.flag("peek")
 
-        def offer(link: Link, now: int) -> list[Letter]:
-            return desk.mail.offer(link, now, desk.call, [letter])
+    def offer(link: Link, now: int) -> Letter:
+        given = desk.mail.offer(link, now, desk.call, [letter]) if mark else []
+        return given[0] if given else link.inbox.known(letter)
 
-        given = await asyncio.wrap_future(desk.session.loop.call(offer))
-        letter = given[0] if given else letter
+    letter = await asyncio.wrap_future(desk.session.loop.call(offer))
     return render.render(plain([letter]), now, BUDGET, offset=offset)
 
 

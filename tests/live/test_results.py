@@ -295,3 +295,26 @@ def test_a_client_that_hangs_up_without_reading_has_not_seen_it(bus: Bed, raws: 
     assert only_offered(alice, ident)
     again = start(raws, bus, "bob").call("check_messages", wait_s=10)
     assert bodies(again) == ["precious"] and "possible repeat" in again
+
+
+def test_what_was_shown_once_is_never_called_a_repeat(bus: Bed, raws: list[Raw]) -> None:
+    """Read again on purpose: before there is a proof, with it, and by another session's look at it."""
+    alice, bob = start(raws, bus, "alice"), start(raws, bus, "bob")
+    ident = sent(alice, bob)
+    check(bob)
+    assert only_offered(alice, ident)
+    assert bodies(str(bob.read()["result"]["content"][0]["text"])) == ["precious"]
+    looks: list[dict[str, object]] = [{"id": ident}, {"id": ident, "peek": True}, {"unread_only": False}]
+    for look in looks:
+        text = bob.call("check_messages", **look)
+        assert bodies(text) == ["precious"] and "possible repeat" not in text, look
+    assert injected(alice, ident)
+    for look in looks:
+        text = bob.call("check_messages", **look)
+        assert bodies(text) == ["precious"] and "possible repeat" not in text, look
+    env = environment(bus.root, TALKBUS_NAME="alice")
+    for command in (["history"], ["search", "precious"], ["inbox", "--as", "bob", "--all"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "talkbus", *command, "--json"], env=env, cwd=ROOT, capture_output=True, check=True
+        )
+        assert [m["again"] for m in json.loads(done.stdout) if m["id"] == ident] == [False], command
