@@ -241,6 +241,16 @@ class Inbox:
         self._trim()
         return given
 
+    def known(self, letter: Letter) -> Letter:
+        """A message that a query told, marked as a repeat only where that is so by this side's ledger: what is in a
+        path's hands here, or was shown here, is read once more and not shown twice.
+        """
+        held = self._offering.get(letter.key)
+        if held is not None:
+            return replace(letter, repeat=held.repeat)
+        line = self._book.ledger.get(letter.key)
+        return replace(letter, repeat=False) if line is not None and line.state == "shown" else letter
+
     def _trim(self) -> None:
         """Forget the oldest lines the broker has on disk; agent.db keeps them longer."""
         ledger = self._book.ledger

@@ -235,6 +235,16 @@ class Person:
         except Refused:
             return None
 
+    def unsent(self) -> list[StoredRow]:
+        """The requests of this seat that the broker has not done yet, in order."""
+        with self._acting(SEAT_S) as seat:
+            outbox = Outbox.open(seat.database)
+            try:
+                book = outbox.load(_new_ob)
+                return [outbox.row(row) for row in range(book.first, book.last + 1)]
+            finally:
+                outbox.close()
+
     def sent(self, ident: str) -> StoredRow | None:
         """The request of this seat with this id, or the only one whose id begins so; None when there is none."""
         if not self.home.agents.is_dir():

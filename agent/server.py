@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from agent.delivery.channel import Channel
     from agent.delivery.ladder import Ladder
     from agent.delivery.piggyback import Call
-    from agent.delivery.stdio import Fate
+    from agent.delivery.stdio import Fate, Place, Writer
 
 log = logging.getLogger("talkbus.agent")
 
@@ -40,7 +40,6 @@ NAME = "talkbus"
 PARENT_S = 0.5
 MEET_S = 2.0  # the first call may come before the broker is up
 SETTLE_S = 1.0
-OVERDUE_S = 10.0
 BYE_S = 0.6
 LOG_MAX = 1 << 20  # octets of a seat's log; one older is kept
 # A client that is killed, or whose window is closed, takes its process group along by SIGHUP.
@@ -114,6 +113,7 @@ class Agent:
 
     def __init__(self, session: Session, home: Home, config: Config, environ: Mapping[str, str]) -> None:
         from agent.delivery.piggyback import Piggyback
+        from agent.delivery.results import Results
         from agent.reservations import Reservations
         from agent.tools_ask import longest
 
@@ -123,8 +123,8 @@ class Agent:
         self._ask_max = longest(environ)
         self._tools = table()
         self._met = False
-        self._answering: dict[Any, tuple[Call, asyncio.Future[None]]] = {}  # by request id
-        self._unsettled: set[asyncio.Future[None]] = set()
+        self._results = Results(self._mail, lambda: self._ladder)
+        self._legacy = False  # the connection began with `initialize`: either side may ping the other
         self._leave = asyncio.Event()
         self._ladder: Ladder | None = None
         self._channel: Channel | None = None
@@ -141,8 +141,9 @@ class Agent:
         climbing = await self._climb()
         server = self._server()
         channel = self._channel
-        reader = Reader(wire[0], channel.takes if channel else None)
+        reader = Reader(wire[0], self._takes, self._heard)
         writer = Writer(wire[1], reader, self._answered)
+        self._results.attach(writer, lambda ident: self._ping(writer, ident))
         if channel is not None:
             channel.attach(writer.send)
         options = server.create_initialization_options(experimental_capabilities=CAPABILITIES if channel else None)
@@ -220,10 +221,10 @@ class Agent:
         )
 
     async def _call(self, request: Any, name: str, given: Mapping[str, Any]) -> tuple[str, bool]:
-        """The text of a result, and whether it is an error. What it carries is confirmed by `_answered`."""
+        """The text of a result, and whether it is an error. What became of what it carries, results.py finds out."""
         from agent.delivery.piggyback import Call
 
-        await self._earlier_ones()
+        await self._mail.settled(SETTLE_S)  # what this request proves to have been read is on the disk
         if not self._met:
             self._met = True
             await self._session.known(MEET_S)
@@ -236,18 +237,13 @@ class Agent:
             text, failed, whole = await self._run(call, name, given)
             parts = [text, *self._session.notices()]
             if not whole:
-                parts.append(await self._rest(call))
+                parts.append(await self._rest(call, sum(map(len, parts))))
             answered = True
         finally:
             if not answered:  # cancelled: there will be no response, so nothing was shown
                 self._mail.release(call, certain=True)
         if call.letters:
-            self._answered(request, "unsure")  # a client that uses an id twice at once
-            loop = asyncio.get_running_loop()
-            future = loop.create_future()
-            self._unsettled.add(future)
-            self._answering[request] = (call, future)
-            loop.call_later(OVERDUE_S, self._overdue, request, call)
+            self._results.leaving(request, call)
         return "\n\n".join(part for part in parts if part), failed
 
     async def _run(self, call: Call, name: str, given: Mapping[str, Any]) -> tuple[str, bool, bool]:
@@ -261,37 +257,51 @@ class Agent:
         except BusError as error:
             return f"error: {error}", True, False
 
-    async def _rest(self, call: Call) -> str:
-        from agent.delivery.piggyback import counted
+    async def _rest(self, call: Call, before: int) -> str:
+        """What waits, behind `before` characters of a result. What the client might cut off is not offered."""
+        from agent.delivery.piggyback import BUDGET, RESULT_MAX, counted
 
         try:
+            if before + BUDGET > RESULT_MAX:
+                return counted(await self._mail.left_waiting())
             text, _, left = await self._mail.waiting(call)
         except BusError as error:
             return f"(waiting messages cannot be shown: {error})"
         return "\n\n".join(part for part in (text, counted(left)) if part)
 
-    async def _earlier_ones(self) -> None:
-        """A client that has read one result and calls again finds that result confirmed."""
-        if self._unsettled:
-            await asyncio.wait(self._unsettled, timeout=SETTLE_S)
+    def _answered(self, request: Any, fate: Fate, place: Place) -> None:
+        if fate == "written":
+            self._results.written(request, place.end, place.sent)
+        else:
+            self._results.lost(request, certain=fate == "never")
 
-    def _answered(self, request: Any, fate: Fate) -> None:
-        if request not in self._answering:
-            return
-        call, future = self._answering.pop(request)
-        shown = fate == "shown"
-        task = self._mail.confirm(call) if shown else self._mail.release(call, certain=fate == "never")
+    def _heard(self, message: object, begin: int, taken: int) -> None:
+        """Every message of the client, before the SDK has it."""
+        from mcp_types import JSONRPCNotification, JSONRPCRequest
 
-        def done(_task: asyncio.Task[None]) -> None:
-            self._unsettled.discard(future)
-            future.set_result(None)
+        if isinstance(message, JSONRPCRequest) and message.method == "initialize":
+            self._legacy = True
+        if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            self._results.cancelled((message.params or {}).get("requestId"))
+        self._results.heard(begin, taken)
 
-        task.add_done_callback(done)
+    def _takes(self, message: object) -> bool:
+        """Messages that are not the SDK's: answers to our pings, and what the channel answers itself."""
+        from mcp_types import JSONRPCError, JSONRPCResponse
 
-    def _overdue(self, request: Any, call: Call) -> None:
-        """A call may be cancelled when it is through here and not yet written: then nobody tells."""
-        if request in self._answering and self._answering[request][0] is call:
-            self._answered(request, "unsure")
+        from agent.delivery.results import PING_ID
+
+        if isinstance(message, JSONRPCResponse | JSONRPCError) and str(message.id).startswith(PING_ID):
+            self._results.ponged(str(message.id))
+            return True
+        return self._channel is not None and self._channel.takes(message)
+
+    async def _ping(self, writer: Writer, ident: str) -> None:
+        from mcp.shared.message import SessionMessage
+        from mcp_types import JSONRPCRequest
+
+        if self._legacy:
+            await writer.send(SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=ident, method="ping")))
 
 
 def definitions(tools: Mapping[str, Tool]) -> list[types.Tool]:

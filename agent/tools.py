@@ -125,7 +125,8 @@ def _about_the_bus() -> tuple[Tool, ...]:
         ),
         Tool(
             "read_history",
-            "Reads what was said in another session on this machine: latest turns, a search, or one turn.",
+            "Reads what was said in another session on this machine, tool calls included: latest turns, a search, or "
+            "one turn.",
             {
                 "peer": _TEXT,
                 "query": _said(_TEXT, "find this text"),

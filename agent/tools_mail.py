@@ -43,7 +43,9 @@ async def send_message(desk: Desk, args: Args) -> str:
     if args.has("tag"):
         request["tag"] = names.check_tag(args.text("tag"))
     if args.has("reply_to"):
-        request["re"] = message_id(args.text("reply_to"), "reply_to")
+        request["re"] = re = message_id(args.text("reply_to"), "reply_to")
+        loop = desk.session.loop
+        await asyncio.wrap_future(loop.call(lambda link, now: desk.mail.named(link, now, [re], "answered")))
     if args.has("exclude"):
         request["exclude"] = recipients(args, "exclude")
         check_recipients(request["exclude"])
@@ -224,7 +226,7 @@ async def _show(
         if unfiltered:
             taken = 0 if not peek else len(first)
             left = sum(not desk.asks.reserved(x) for x in link.inbox.waiting()) + link.inbox.more - taken
-        return [keys.get(x.key, x) for x in again], max(left, 0), now
+        return [keys.get(x.key) or link.inbox.known(x) for x in again], max(left, 0), now
 
     letters, left, now = await asyncio.wrap_future(desk.session.loop.call(choose))
     return render.render(plain(letters), now, BUDGET), len(letters), left
@@ -238,13 +240,13 @@ async def _one(desk: Desk, args: Args) -> str:
     letter = letter_of(value, body, now)
     own = await query(desk, "inbox", {"ids": [letter.msg.id]})
     mine = any(row.get("fid") == letter.msg.fid for row, _ in own.rows)
-    if mine and not args.flag("peek"):
+    mark = mine and not args.flag("peek")
 
-        def offer(link: Link, now: int) -> list[Letter]:
-            return desk.mail.offer(link, now, desk.call, [letter])
+    def offer(link: Link, now: int) -> Letter:
+        given = desk.mail.offer(link, now, desk.call, [letter]) if mark else []
+        return given[0] if given else link.inbox.known(letter)
 
-        given = await asyncio.wrap_future(desk.session.loop.call(offer))
-        letter = given[0] if given else letter
+    letter = await asyncio.wrap_future(desk.session.loop.call(offer))
     return render.render(plain([letter]), now, BUDGET, offset=offset)
 
 
@@ -263,6 +265,7 @@ async def ack(desk: Desk, args: Args) -> str:
         waiting = [x for x in link.inbox.waiting() if x.msg.id in idents]
         given = link.inbox.offer(now, waiting, "tool")
         link.inbox.shown(now, [x.key for x in given], "acked")
+        desk.mail.named(link, now, idents, "acked")
         row, _ = link.submit(now, "receipt", {"moved": [["acked", "tool", 0, idents]]})
         return row
 

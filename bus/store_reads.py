@@ -40,6 +40,8 @@ _WITH_PEER = (
     "((m.name = :peer AND :host IN ('', m.host)) OR EXISTS (SELECT 1 FROM deliveries d JOIN mailboxes b "
     "ON b.id = d.mailbox WHERE d.msg = m.row AND d.name = :peer AND :host IN ('', b.host)))"
 )
+# Offered and not settled: whoever had it may have shown it before they died. What is settled was shown.
+_MAYBE_SHOWN = "d.open = 1 AND d.offered_at IS NOT NULL"
 _STATE = "SELECT key, ver, by, project, ts, expires, value FROM state"
 
 
@@ -116,10 +118,13 @@ def _value(row: Any, now: int, to: str, step: int | None, again: bool) -> dict[s
     return value
 
 
-def _seen(ask: Ask, row: Any) -> dict[str, Any]:
-    """A message as the asker sees it: his own copy, or for its sender (and the owner) all copies, the worst first."""
+def _seen(ask: Ask, row: Any, again: bool = False) -> dict[str, Any]:
+    """A message as the asker sees it: their own copy, or for its sender (and the owner) all copies, the worst first.
+
+    With `again` it is told of the asker's own copy whether it may have been shown before.
+    """
     copies = ask.db.execute(
-        "SELECT d.step, d.name, d.offered_at IS NOT NULL, d.mailbox, b.key FROM deliveries d "
+        f"SELECT d.step, d.name, {_MAYBE_SHOWN}, d.mailbox, b.key FROM deliveries d "
         "LEFT JOIN mailboxes b ON b.id = d.mailbox WHERE d.msg = ? ORDER BY d.step, d.name",
         (row[0],),
     ).fetchall()
@@ -127,10 +132,9 @@ def _seen(ask: Ask, row: Any) -> dict[str, Any]:
     if not mine and row[11] != ask.read.key:
         mine = [c for c in copies if c[4] == ask.read.key]
     if mine:
-        return _value(row, ask.now, mine[0][1], mine[0][0], bool(mine[0][2]))
+        return _value(row, ask.now, mine[0][1], mine[0][0], again and bool(mine[0][2]))
     names = ", ".join(c[1] for c in copies) or _refused_to(ask, row)
-    again = any(c[2] for c in copies)
-    return _value(row, ask.now, names, copies[0][0] if copies else None, again)
+    return _value(row, ask.now, names, copies[0][0] if copies else None, False)
 
 
 def _refused_to(ask: Ask, row: Any) -> str:
@@ -181,7 +185,7 @@ def _inbox(ask: Ask) -> Iterator[Part]:
     elif ids:
         source = "messages m CROSS JOIN deliveries d INDEXED BY deliveries_msg ON d.msg = m.row"
     rows = ask.db.execute(
-        f"SELECT {_COLUMNS}, d.n, d.name, d.step, d.offered_at IS NOT NULL FROM {source} "
+        f"SELECT {_COLUMNS}, d.n, d.name, d.step, {_MAYBE_SHOWN} FROM {source} "
         f"WHERE {' AND '.join(where)} ORDER BY d.n {'ASC' if oldest else 'DESC'} LIMIT ?",
         (*values, ask.limit()),
     ).fetchall()
@@ -220,7 +224,7 @@ def _find(ask: Ask, visible: str) -> Any:
 
 def _message(ask: Ask) -> Iterator[Part]:
     row = _find(ask, ask.visible())
-    return _with_bodies(ask.db, [(row[0], _seen(ask, row))])
+    return _with_bodies(ask.db, [(row[0], _seen(ask, row, again=True))])
 
 
 def _why(ask: Ask) -> Iterator[Part]:

@@ -13,6 +13,7 @@ from agent.asks import Answer
 from agent.cli import exits
 from agent.cli.main import COMMANDS
 from agent.effects import Settled
+from agent.outbox import StoredRow
 from bus.errors import BusError, Code, Refused, StoreError, Unreachable
 from tests.test_cli_bed import EVIL, ID, OTHERS, FakePerson, Script, letter, row, run, script, stored
 
@@ -188,13 +189,23 @@ def mailbox(script: Script, *letters: tuple[dict[str, Any], bytes], presence: st
     script.settled = Settled(1, 200, {}, "")
 
 
+def told_of(script: Script, op: str) -> list[list[str]]:
+    """The ids that each request of this kind named; `offered` stands for the receipt that says so."""
+    if op == "offered":
+        return [args["moved"][0][3] for name, args, _ in script.done if name == "receipt"]
+    return [args["ids"] for name, args, _ in script.done if name == op]
+
+
 def test_inbox_json_is_the_contract_and_marks(script: Script) -> None:
     mailbox(script, (letter(re="a" * 16), b"h\xc3\xa9llo"))
     result = run(script, "inbox", "--json", "--tag", "t", "--from", "api", "--limit", "3")
     (told,) = json.loads(result.stdout)
     assert set(told) == MESSAGE
     assert (told["body"], told["reply_to"], told["from"]) == ("héllo", "a" * 16, "api")
-    assert script.done == [("settle", {"ids": [f"h/{ID}"], "proof": "printed"}, b"")]
+    assert script.done == [
+        ("receipt", {"moved": [["offered", "printed", 0, [f"h/{ID}"]]]}, b""),
+        ("settle", {"ids": [f"h/{ID}"], "proof": "printed"}, b""),
+    ]
     assert script.asked[-1] == ("inbox", {"unread": True, "tag": "t", "from": "api", "limit": 3})
 
 
@@ -252,7 +263,8 @@ def test_many_are_marked_in_pieces(script: Script) -> None:
     letters = [(letter(f"{n:016d}", n=n), b"x") for n in range(70)]
     mailbox(script, *letters)
     assert run(script, "inbox", "--limit", "70").exit_code == 0
-    assert [len(args["ids"]) for _, args, _ in script.done] == [32, 32, 6]
+    assert [len(ids) for ids in told_of(script, "settle")] == [32, 32, 6]
+    assert told_of(script, "offered") == told_of(script, "settle")
 
 
 def pages(script: Script, count: int, octets: int = 1) -> None:
@@ -284,7 +296,8 @@ def test_more_than_the_broker_tells_at_once(
     shown = [int(m["id"]) for m in json.loads(result.stdout)]
     numbers = list(range(1, count + 1))
     assert shown == (numbers[-limit:] if everything else numbers[:limit])
-    assert [int(ident[-16:]) for _, args, _ in script.done for ident in args["ids"]] == shown
+    for op in ("offered", "settle"):
+        assert [int(ident[-16:]) for ids in told_of(script, op) for ident in ids] == shown
     text = run(script, "inbox", "--peek", "--limit", "3", *(["--all"] if everything else [])).stdout
     assert text.count("\n\n") >= 2
 
@@ -292,7 +305,7 @@ def test_more_than_the_broker_tells_at_once(
 def test_what_was_read_before_is_not_marked_again(script: Script) -> None:
     mailbox(script, (letter(status="injected"), b"old"), (letter("b" * 16, n=2), b"new"))
     assert run(script, "inbox", "--all").exit_code == 0
-    assert [args["ids"] for _, args, _ in script.done] == [["h/" + "b" * 16]]
+    assert told_of(script, "offered") == told_of(script, "settle") == [["h/" + "b" * 16]]
 
 
 def test_a_page_that_does_not_come_leaves_whole_output_and_the_last_unread(script: Script) -> None:
@@ -305,7 +318,40 @@ def test_a_page_that_does_not_come_leaves_whole_output_and_the_last_unread(scrip
     script.answers["inbox"] = told
     result = run(script, "inbox", "--json", "--limit", "500")
     assert result.exit_code == exits.UNREACHABLE and len(json.loads(result.stdout)) == 400
-    assert sum(len(args["ids"]) for _, args, _ in script.done) == 200
+    assert sum(map(len, told_of(script, "settle"))) == 200
+    assert sum(map(len, told_of(script, "offered"))) == 400, "what was printed and not marked is known as such"
+
+
+def test_what_was_offered_before_is_marked_as_a_repeat_and_not_offered_again(script: Script) -> None:
+    mailbox(script, (letter(status="offered", again=True), b"hi"))
+    assert "possible repeat" in run(script, "inbox").stdout
+    assert told_of(script, "offered") == [] and told_of(script, "settle") == [[f"h/{ID}"]]
+
+
+def test_what_cannot_be_offered_is_not_printed(script: Script) -> None:
+    mailbox(script, (letter(), b"hi"))
+    script.settled = Settled(1, 403, {}, "not yours")
+    result = run(script, "inbox")
+    assert result.exit_code == exits.REFUSED and "nothing was shown" in result.stderr and not result.stdout
+    assert told_of(script, "settle") == []
+
+
+def unsent(op: str, args: dict[str, Any]) -> StoredRow:
+    return StoredRow(1, "r" * 16, op, args, b"", 1)
+
+
+def test_what_the_broker_could_not_write_is_known_on_this_disk(script: Script) -> None:
+    """Printed and marked here: not shown again. Printed, perhaps: shown as a possible repeat."""
+    letters = [(letter(c * 16, n=n), b"text " + c.encode()) for n, c in enumerate("abc")]
+    mailbox(script, *letters)
+    script.unsent = [
+        unsent("receipt", {"moved": [["offered", "printed", 0, ["h/" + "a" * 16, "h/" + "b" * 16]]]}),
+        unsent("receipt", {"moved": [["acked", "talkbus ack", 0, ["h/" + "c" * 16]]]}),
+        unsent("settle", {"ids": ["h/" + "a" * 16], "proof": "printed"}),
+    ]
+    result = run(script, "inbox", "--json")
+    assert [(m["body"], m["again"]) for m in json.loads(result.stdout)] == [("text b", True), ("text c", False)]
+    assert "1 more were shown before" in result.stderr
 
 
 def test_a_broker_that_cannot_page_back_is_named(script: Script) -> None:
@@ -322,7 +368,7 @@ def test_ask_prints_the_answer(script: Script) -> None:
     script.events = [({}, [], False)]
     result = run(script, "ask", "api", "which port?", "--json")
     assert json.loads(result.stdout)["body"] == "8080"
-    assert [op for op, _, _ in script.done] == ["send", "settle"]
+    assert [op for op, _, _ in script.done] == ["send", "receipt", "settle"]
     assert "8080" in run(script, "ask", "api", "which port?").stdout
 
 

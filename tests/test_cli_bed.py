@@ -36,6 +36,7 @@ class Script:
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     done: list[tuple[str, dict[str, Any], bytes]] = field(default_factory=list)
     stored: StoredRow | None = None
+    unsent: list[StoredRow] = field(default_factory=list)
     raises: BusError | None = None
 
     def answer(self, what: str, args: dict[str, Any]) -> Answer:
@@ -88,6 +89,9 @@ class FakePerson:
 
     def sent(self, ident: str) -> StoredRow | None:
         return self.script.stored
+
+    def unsent(self) -> list[StoredRow]:
+        return self.script.unsent
 
     def queued(self) -> int:
         return 0

@@ -15,6 +15,7 @@ from agent.delivery.flights import (
     Verdict,
     judge_hook,
     judge_native,
+    judge_result,
     judge_typed,
 )
 from agent.delivery.maildir import Fate
@@ -222,3 +223,54 @@ def test_what_was_not_typed_comes_back(fate: Fate, certain: bool, blame: bool) -
 
 def test_waiting_says_nothing() -> None:
     assert Verdict("", "", False, False) == WAIT
+
+
+# -- a tool result -----------------------------------------------------------------------------------------------------
+
+
+def result(one: Flight, now: int = START, **said: object) -> Verdict:
+    facts = {"seen": Seen.NOTHING, "recorded": False, "session": "session-1", "turn": "runs", "transcript": True}
+    return judge_result(one, now=now, **{**facts, **said})  # type: ignore[arg-type]
+
+
+def written(taken: bool = False) -> Flight:
+    one = flight("tool-result")
+    one.written, one.taken = True, taken
+    return one
+
+
+@pytest.mark.parametrize("turn", ["runs", "over", ""])
+@pytest.mark.parametrize("transcript", [True, False])
+def test_a_result_in_a_request_that_was_answered_was_shown(turn: str, transcript: bool) -> None:
+    said = {"seen": Seen.INJECTED, "turn": turn, "transcript": transcript}
+    assert result(flight("tool-result"), **said) == Verdict("shown", "transcript")
+    assert result(written(), LATE, **said) == Verdict("shown", "transcript")
+
+
+@pytest.mark.parametrize("turn", ["runs", ""])
+def test_with_a_transcript_nothing_else_is_a_proof(turn: str) -> None:
+    """Also when the client has ended, so that nobody says whether a turn runs."""
+    one = written(taken=True)
+    assert result(one, turn=turn) is WAIT and result(one, LATE, turn=turn) is WAIT
+
+
+def test_without_a_transcript_the_client_must_have_read_it() -> None:
+    assert result(flight("tool-result"), LATE, transcript=False, turn="") is WAIT
+    assert result(written(), LATE, transcript=False, turn="") is WAIT
+    assert result(written(taken=True), transcript=False, turn="") == Verdict("shown", "tool-result")
+
+
+def test_a_result_of_which_a_turn_left_no_trace_comes_back_marked() -> None:
+    one = written(taken=True)
+    assert result(one, turn="over") is WAIT
+    assert result(one, START + OVER_MS - 1, turn="over") is WAIT
+    assert result(one, START + OVER_MS, turn="over") == Verdict("back", certain=False)
+    assert result(flight("tool-result"), LATE, turn="over") is WAIT, "it is still being written"
+
+
+def test_a_result_in_the_history_waits_for_the_next_request_of_that_session() -> None:
+    one = written()
+    assert result(one, turn="over", recorded=True) is WAIT
+    assert result(one, LATE, turn="over", recorded=True) is WAIT
+    assert result(one, LATE, turn="over", recorded=True, session="session-2") is WAIT
+    assert result(one, LATE + OVER_MS, turn="over", recorded=True, session="session-2") == Verdict("back")

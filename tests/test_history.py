@@ -60,13 +60,185 @@ def test_turns_are_what_was_said(tmp_path: Path) -> None:
     assert [(t.n, t.role, t.text) for t in read(path)] == [
         (1, "user", "fix <it>"),
         (2, "assistant", "I will"),
-        (3, "peer", "hurry"),
-        (4, "assistant", "done\n\nreally"),
-        (5, "peer", "from a peer"),
+        (3, "tool", "Bash {}\n→ (no result)"),
+        (4, "tool", "(a call that is not in this transcript)\n→ lots of noise"),
+        (5, "peer", "hurry"),
+        (6, "assistant", "done\n\nreally"),
+        (7, "peer", "from a peer"),
     ]
     assert read(path)[0].time == "2026-01-01T00:00:00Z"
     with pytest.raises(Refused, match="cannot be read"):
         read(tmp_path / "none")
+
+
+def call(ident: str, name: str, **given: Any) -> dict[str, Any]:
+    return {"type": "tool_use", "id": ident, "name": name, "input": given}
+
+
+def result(ident: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": ident, "content": content, **more}
+
+
+def test_calls_and_their_results_are_turns(tmp_path: Path) -> None:
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 5000}}
+    path = written(
+        tmp_path,
+        user("go"),
+        model("first", call("t1", "Bash", command="make test", description="run"), call("t2", "Read", path="a\nb")),
+        model("then", call("t3", "mcp__x__shot")),
+        # They end in another order than they began, and one comes with a word of the user.
+        user([result("t2", "2 lines"), result("t1", [{"type": "text", "text": "Exit 1\nE: x"}], is_error=True)]),
+        user([result("t3", [image, {"type": "text", "text": "done"}]), {"type": "text", "text": "and hurry"}]),
+        model("end"),
+    )
+    assert [(t.role, t.text) for t in read(path)] == [
+        ("user", "go"),
+        ("assistant", "first"),
+        ("tool", 'Bash {"command":"make test","description":"run"}\n→ error: Exit 1\nE: x'),
+        ("tool", 'Read {"path":"a\\nb"}\n→ 2 lines'),
+        ("assistant", "then"),
+        ("tool", "mcp__x__shot {}\n→ [image image/png, 5000 characters of base64]\ndone"),
+        ("user", "and hurry"),
+        ("assistant", "end"),
+    ]
+    line = page(read(path)).turns[2].text
+    assert line == 'Bash {"command":"make test","description":"run"} → error: Exit 1 E: x'
+
+
+@pytest.mark.parametrize("regex", [False, True])
+def test_a_search_finds_calls_and_results(tmp_path: Path, regex: bool) -> None:
+    path = written(
+        tmp_path,
+        model(call("t1", "Bash", command="psql -h db.internal")),
+        user([result("t1", "x" * 9000 + " relation users does not exist " + "y" * 9000)]),
+    )
+    found = read(path)
+    for words in ("DB.INTERNAL", "relation users does not"):
+        [hit] = search(found, words, regex=regex).hits
+        assert (hit.n, hit.role) == (1, "tool") and words.lower() in hit.text.lower()
+    whole = ""
+    offset: int | None = 0
+    while offset is not None:
+        piece = turn(found, 1, offset)
+        whole, offset = whole + piece.turn.text, piece.next or None
+    assert whole.endswith("y" * 9000) and whole.startswith('Bash {"command"')
+
+
+SECRETS = ("ghp_" + "a1" * 18, "AKIA" + "IOSFODNN7EXAMPLE", KEY, "postgres://bob:hunter2hunter2@db/x")
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_no_secret_gets_out_of_a_call_or_a_result(tmp_path: Path, secret: str) -> None:
+    nested = json.dumps({"config": json.dumps({"text": f"use {secret} now"})})
+    path = written(
+        tmp_path,
+        model(call("t1", "Write", content=f"a\n{secret}\nb", deep=[{"x": nested}], **{secret: 1})),
+        user([result("t1", [{"type": "text", "text": nested}, {"type": "text", "text": f"out: {secret}"}])]),
+        model(call("t2", "Bash", command=f"echo '{nested}'")),
+        user([result("t2", nested, is_error=True)]),
+    )
+    core = secret.splitlines()[1] if secret is KEY else secret.partition("bob:")[2][:13] or secret
+    assert core in str([t.text for t in read(path, raw=True)])
+    for one in read(path):
+        assert core not in one.text and "[redacted" in one.text, one.text
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"password": "correct horse battery"},
+        {"env": {"DB_PASSWORD": "p4ss;w0rd&with(all)"}},
+        {"body": json.dumps({"api_key": "abcdefgh12345678"})},
+        {"command": 'curl -d \'{"password": "hunter2hunter2"}\' -u bob:hunter2hunter2'},
+    ],
+)
+def test_what_a_name_makes_a_secret_is_redacted_in_arguments_and_results(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    path = written(tmp_path, model(call("t1", "Http", **given)), user([result("t1", json.dumps(given))]))
+    [one] = read(path)
+    for value in ("correct horse", "p4ss", "abcdefgh12345678", "hunter2hunter2"):
+        assert value not in one.text
+    assert one.text.count("[redacted") >= 2
+
+
+@pytest.mark.parametrize("wrap", [str, json.dumps, lambda text: json.dumps({"out": json.dumps([text])})])
+@pytest.mark.parametrize("back", [0, 1, 5, 20, 40])
+def test_no_half_of_a_secret_is_left_where_a_text_was_cut(tmp_path: Path, wrap: Any, back: int) -> None:
+    """Wherever the cut falls: in what is kept, in the margin, or between the two."""
+    token = "ghp_" + "Zq9" * 12
+    for edge in (history.TOOL_CHARS, history.TOOL_CHARS + history.MARGIN):
+        text = wrap("word " * ((edge - back) // 5) + f" {token} " + "word " * 20_000)
+        path = written(tmp_path, model(call("t1", "Write", content=text)), user([result("t1", text)]))
+        [one] = read(path)
+        assert "ghp_" not in one.text and "Zq9" not in one.text
+        assert len(one.text) < 2.2 * history.TOOL_CHARS and "characters)" in one.text
+
+
+def test_what_is_huge_is_bounded_in_memory_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob = "QUJD" * 1_000_000
+    records = [user("go")]
+    for n in range(8):
+        records += [
+            model(call(f"t{n}", "Write", content=blob)),
+            user([result(f"t{n}", [{"type": "text", "text": blob}])]),
+        ]
+    path = written(tmp_path, *records, b'{"type":"user","message":"' + b"x" * 20_000_000 + b'"}', user("end"))
+    begun = time.process_time()
+    found = read(path)
+    assert time.process_time() - begun < 20
+    assert [t.role for t in found] == ["user", *["tool"] * 8, "user"] and found[-1].text == "end"
+    assert max(len(t.text) for t in found) < 2.2 * history.TOOL_CHARS
+    monkeypatch.setattr(history, "ALL_CHARS", 100_000)
+    found = read(path)
+    assert sum(len(t.text) for t in found) < 200_000
+    assert len(found[1].text) < 3 * history.TOOL_LEAST < len(found[-2].text)
+
+
+deep = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "type",
+                    "message",
+                    "content",
+                    "text",
+                    "role",
+                    "id",
+                    "tool_use_id",
+                    "input",
+                    "name",
+                    "is_error",
+                    "source",
+                ]
+            )
+            | st.text(max_size=3),
+            inner | st.sampled_from(["text", "tool_use", "tool_result", "image", "user", "assistant", "t1"]),
+            max_size=6,
+        )
+    ),
+    max_leaves=30,
+)
+
+
+@given(blocks=st.lists(deep, max_size=4), kind=st.sampled_from(["user", "assistant"]))
+def test_records_of_any_shape_break_nothing(tmp_path_factory: pytest.TempPathFactory, blocks: Any, kind: str) -> None:
+    typed = [
+        {"type": t, "id": "t1", "tool_use_id": "t1", "input": b, "content": b, "name": b}
+        for t, b in zip(("tool_use", "tool_result", "text", "image"), blocks, strict=False)
+    ]
+    path = tmp_path_factory.mktemp("any") / "t.jsonl"
+    records = [
+        {"type": kind, "message": {"content": [*blocks, *typed]}},
+        {"type": kind, "message": {"content": blocks}},
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    found = read(path)
+    page(found)
+    search(found, "a")
 
 
 def turns(count: int, size: int = 10) -> list[Turn]:
@@ -129,6 +301,13 @@ def test_a_regular_expression_that_is_wrong_or_slow_is_refused(monkeypatch: pyte
     ):
         with pytest.raises(Refused, match=words):
             search([Turn(1, "user", "", "a" * 60)], query, regex=True)
+
+
+def test_a_hostile_expression_over_a_large_result_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "REGEX_S", 0.5)
+    path = written(tmp_path, model(call("t1", "Bash")), user([result("t1", "a" * 30_000)]))
+    with pytest.raises(Refused, match="too long"):
+        search(read(path), r"(a|aa)+$b", regex=True)
 
 
 def test_secrets_are_redacted_unless_raw(tmp_path: Path) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
+import sys
 from typing import Any
 
 import pytest
 from mcp.shared.message import SessionMessage
 from mcp_types import ErrorData, JSONRPCError, JSONRPCResponse
 
-from agent.delivery.stdio import Reader, Writer
+from agent.delivery.stdio import Place, Reader, Writer
 from agent.server import definitions
 from agent.tools import INSTRUCTIONS, table
 
@@ -56,7 +58,7 @@ def _wire(test: Any) -> None:
         client_in, stdout = os.pipe()
         fates: list[tuple[Any, str]] = []
         reader = Reader(stdin)
-        writer = Writer(stdout, reader, lambda ident, fate: fates.append((ident, fate)))
+        writer = Writer(stdout, reader, lambda ident, fate, place: fates.append((ident, fate)))
         await test(reader, writer, fates, client_in, client_out)
         await writer.aclose()
 
@@ -67,11 +69,11 @@ def _response(ident: int, size: int = 1) -> SessionMessage:
     return SessionMessage(JSONRPCResponse(jsonrpc="2.0", id=ident, result={"x": "y" * size}))
 
 
-def test_a_response_is_shown_when_it_was_written_to_a_living_client() -> None:
+def test_a_response_is_written_whether_it_is_read_or_not() -> None:
     async def test(reader: Reader, writer: Writer, fates: list[Any], client_in: int, client_out: int) -> None:
         await writer.send(_response(7))
+        assert fates == [(7, "written")]
         assert json.loads(os.read(client_in, 4096))["id"] == 7
-        assert fates == [(7, "shown")]
 
     _wire(test)
 
@@ -102,7 +104,7 @@ def test_a_client_that_does_not_read_is_waited_for_and_a_cancelled_send_goes_on(
     async def test(reader: Reader, writer: Writer, fates: list[Any], client_in: int, client_out: int) -> None:
         sending = asyncio.create_task(writer.send(_response(1, 300_000)))
         await asyncio.sleep(0.05)
-        assert not sending.done() and not fates
+        assert not sending.done() and not fates and writer.holds(1)
         sending.cancel()
         got = b""
         while not got.endswith(b"\n"):
@@ -110,7 +112,7 @@ def test_a_client_that_does_not_read_is_waited_for_and_a_cancelled_send_goes_on(
         assert len(json.loads(got)["result"]["x"]) == 300_000
         while not fates:
             await asyncio.sleep(0.01)
-        assert fates == [(1, "shown")]
+        assert fates == [(1, "written")]
 
     _wire(test)
 
@@ -128,3 +130,39 @@ def test_lines_arrive_whole_however_they_are_cut(cut: int) -> None:
         assert [item.message.method for item in got if isinstance(item, SessionMessage)] == ["a", "b"]  # type: ignore[union-attr]
 
     _wire(test)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what was read")
+@pytest.mark.parametrize("sockets", [False, True])
+def test_what_the_client_has_read_is_known(sockets: bool) -> None:
+    async def run() -> None:
+        if sockets:
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                await test(ours.fileno(), ours.fileno(), theirs.fileno(), theirs.fileno())
+        else:
+            (stdin, client_out), (client_in, stdout) = os.pipe(), os.pipe()
+            await test(stdin, stdout, client_in, client_out)
+
+    async def test(stdin: int, stdout: int, client_in: int, client_out: int) -> None:
+        places: list[Place] = []
+        heard: list[tuple[int, int]] = []
+        line = b'{"jsonrpc":"2.0","method":"a"}\n'
+        reader = Reader(stdin, heard=lambda _message, begin, taken: heard.append((begin, taken)))
+        writer = Writer(stdout, reader, lambda _ident, _fate, place: places.append(place))
+        await writer.send(_response(1))
+        end = places[0].end
+        assert places == [Place(end, 0)] and writer.taken() == 0
+        os.write(client_out, line)  # sent without having read
+        await reader.receive()
+        os.read(client_in, 65536)
+        assert writer.taken() == end
+        os.write(client_out, line + line)
+        await reader.receive()
+        await reader.receive()
+        assert heard == [(0, 0), (len(line), end), (2 * len(line), end)]
+        await writer.send(_response(2))
+        assert places[1] == Place(2 * end, 3 * len(line))
+        await writer.aclose()
+
+    asyncio.run(run())

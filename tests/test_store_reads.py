@@ -106,6 +106,28 @@ def test_inbox_value_and_order(store: Store) -> None:
     assert refused(store, OWNER, "inbox") == Code.FORBIDDEN
 
 
+def test_only_what_was_offered_and_not_settled_may_be_a_repeat(store: Store) -> None:
+    store.apply(sent("aaaaaaa2", 1, body=b"word"))
+    store.index_piece()
+
+    def told() -> dict[str, bool]:
+        reads: dict[str, tuple[Mailbox, dict[str, Any]]] = {
+            "inbox": (BOB, {"ids": ["aaaaaaa2"]}),
+            "message": (BOB, {"id": "aaaaaaa2"}),
+            "history": (BOB, {}),
+            "search": (BOB, {"query": "word"}),
+        }
+        assert not any(value["again"] for value, _ in ask(store, ANN, "message", id="aaaaaaa2")), "for its sender"
+        return {what: ask(store, who, what, **args)[0][0]["again"] for what, (who, args) in reads.items()}
+
+    never = dict.fromkeys(("inbox", "message", "history", "search"), False)
+    assert told() == never
+    store.apply([Move(BOB.id, 1, "offered", 5, "printed", False)])
+    assert told() == {**never, "inbox": True, "message": True}
+    store.apply([Move(BOB.id, 1, "injected", 6, "printed", True)])
+    assert told() == never
+
+
 def test_inbox_filters(store: Store) -> None:
     for n in range(1, 31):
         store.apply(

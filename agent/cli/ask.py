@@ -14,12 +14,12 @@ from agent.cli import exits, show
 from agent.cli.call import Call, Rows, acting, as_json, pass_call
 from agent.cli.finite import Finite
 from agent.cli.follow import following
-from agent.cli.inbox import READER_S, left_this_process, mark
+from agent.cli.inbox import READER_S, left_this_process, mark, offer
 from agent.cli.letters import message, print_letters
 from agent.cli.mail import Draft, draft, drafting, post, report
 
 if TYPE_CHECKING:
-    from agent.person import Asker, Person
+    from agent.person import Asker
     from bus.client import View
 
 
@@ -47,12 +47,18 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
         view = stack.enter_context(call.view())
         rows = _exchange(call, asker, view, made, timeout)
         with person.reading(READER_S):
+            ours = not _shown_elsewhere(asker)
+            if ours:
+                offer(person, rows)
             if as_json:
                 show.document(message(*rows[0]))
             else:
                 print_letters(rows)
             left_this_process()
-            _mark(person, asker, rows)
+            if ours:
+                mark(person, rows)
+            else:
+                show.note("the session that this runs in will be shown the answer too")
 
 
 def _exchange(call: Call, asker: Asker, view: View, made: Draft, timeout: float) -> Rows:
@@ -89,10 +95,7 @@ def _send(call: Call, made: Draft) -> str:
     return outcome.id
 
 
-def _mark(person: Person, asker: Asker, rows: Rows) -> None:
-    """The session this runs in shows its own mail, the answer too, and says so itself."""
+def _shown_elsewhere(asker: Asker) -> bool:
+    """Whether the session this runs in lives: it shows its own mail, the answer too, and says so itself."""
     told = asker.ask("whoami", {}).rows
-    if told and told[0][0].get("presence") == "open":
-        show.note("the session that this runs in will be shown the answer too")
-    else:
-        mark(person, rows)
+    return bool(told) and told[0][0].get("presence") == "open"

@@ -1,4 +1,5 @@
-"""`talkbus inbox` and `talkbus ack`: reading is a query; mail is marked only after its text has left this process.
+"""`talkbus inbox` and `talkbus ack`: reading is a query; before a message is printed the broker is told that it is
+offered, and mail is marked only after its text has left this process.
 
 Knows the seat of whoever reads. A living session shows and marks its own mail; then this only looks.
 """
@@ -19,7 +20,7 @@ from agent.cli.call import Call, Rows, acting, as_json, pass_call
 from agent.cli.finite import Finite
 from agent.cli.follow import following
 from agent.cli.letters import message, print_letters
-from bus.errors import LocalError
+from bus.errors import Code, LocalError, Refused
 
 if TYPE_CHECKING:
     from agent.asks import Answer
@@ -30,6 +31,7 @@ PAGE = 200
 SETTLED_AT_ONCE = 32  # ids of one request: its head has 4096 octets
 READER_S = 10.0
 UNREAD = ("stored", "offered")
+PROOF = "printed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +49,21 @@ class Reader:
         """Show what is there, then mark it; returns how many. Nothing is printed when there is nothing.
 
         Two readers of one mailbox take turns, so that none shows what the other one does. At most two pages are in
-        memory. When a later page does not come, what was printed is whole, and the last of it stays unread.
+        memory. When a later page does not come, what was printed is whole, and the last of it stays unread. A call
+        that is killed between the printing and the marking leaves it offered: it comes again as a possible repeat.
         """
-        count, printed = 0, Rows()
+        count, printed, before = 0, Rows(), 0
         with nullcontext() if self.peek else self.person.reading(READER_S):
+            earlier = Earlier() if self.peek else Earlier.of(self.person)
             listing = show.Listing()
             try:
-                for rows in self._pages():
+                for page in self._pages():
+                    rows = earlier.without(page)
+                    before += len(page) - len(rows)
+                    if not rows:
+                        continue
+                    if not self.peek:
+                        offer(self.person, rows)
                     if self.as_json:
                         listing.add(message(value, body) for value, body in rows)
                     else:
@@ -65,6 +75,8 @@ class Reader:
                 listing.end()
             left_this_process()
             self._mark(printed)
+        if before:
+            show.note(f"{before} more were shown before; the broker could not mark them yet")
         return count
 
     def _mark(self, rows: Rows) -> None:
@@ -137,7 +149,8 @@ def inbox(
 ) -> int:
     """Show unread mail, and mark it as shown.
 
-    It is marked after it was printed: what a broken pipe swallowed stays unread.
+    It is marked after it was printed: what a broken pipe swallowed stays unread, and comes again as a possible
+    repeat.
 
     \b
     talkbus inbox
@@ -195,11 +208,73 @@ def _wait(call: Call, reader: Reader, timeout: float) -> int:
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What earlier calls of this seat have printed, as far as only its own disk knows: the broker could not write.
+
+    Keys are "host/id": `shown` was printed and is to be marked, `offered` was about to be printed.
+    """
+
+    shown: frozenset[str] = frozenset()
+    offered: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, person: Person) -> Earlier:
+        """What waits in the outbox of this seat."""
+        shown: set[str] = set()
+        offered: set[str] = set()
+        for row in person.unsent():
+            if row.op == "settle":
+                shown.update(row.args.get("ids", []))
+            elif row.op == "receipt":
+                offered.update(
+                    key for status, *_, keys in row.args.get("moved", []) if status == "offered" for key in keys
+                )
+        return cls(frozenset(shown), frozenset(offered))
+
+    def without(self, rows: Rows) -> Rows:
+        """These rows but for what was shown, and with the mark of a possible repeat where it has to be."""
+        kept = [(value, body) for value, body in rows if not (unread(value) and _key(value) in self.shown)]
+        return [
+            ({**value, "again": True}, body) if unread(value) and _key(value) in self.offered else (value, body)
+            for value, body in kept
+        ]
+
+
+def unread(value: dict[str, Any]) -> bool:
+    """Whether a message of a listing is not marked as shown."""
+    return value.get("status") in UNREAD
+
+
+def _key(value: dict[str, Any]) -> str:
+    return f"{value.get('host', '')}/{value['id']}"
+
+
+def offer(person: Person, rows: Rows) -> None:
+    """Have it written down that these are about to be printed: by the broker, else on this disk, from where the next
+    call of this seat tells it. StoreError or Refused when it cannot be: then they may not be printed.
+    """
+    somebody_reads()
+    keys = [_key(value) for value, _ in rows if value.get("status") == "stored"]
+    for start in range(0, len(keys), SETTLED_AT_ONCE):
+        part = keys[start : start + SETTLED_AT_ONCE]
+        settled = person.submit("receipt", {"moved": [["offered", PROOF, 0, part]]}).settled
+        if settled is not None and settled.code >= 300:
+            raise Refused(Code.CONFLICT, f"cannot be marked, so nothing was shown: {settled.text} (or use --peek)")
+
+
 def left_this_process() -> None:
     """Flush stdout, and see that somebody still reads it. OSError when not: then nothing counts as shown."""
     if sys.stdout is None:
         raise BrokenPipeError("there is no stdout")
     sys.stdout.flush()
+    somebody_reads()
+
+
+def somebody_reads() -> None:
+    """OSError when nobody reads stdout any more, as far as the system tells."""
+    if sys.stdout is None:
+        raise BrokenPipeError("there is no stdout")
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):
@@ -227,18 +302,16 @@ def mark(person: Person, rows: Rows, terminal: Terminal | None = None) -> None:
 
     `terminal` is the supervisor whose agent holds the mailbox, and marks them in its ledger.
     """
-    idents = [f"{value.get('host', '')}/{value['id']}" for value, _ in rows if value.get("status") in UNREAD]
+    idents = [_key(value) for value, _ in rows if unread(value)]
     if terminal is not None:
         if idents and not terminal.printed(idents):
             show.note("not marked yet, so it may be shown again (is the program that 'talkbus run' started ending?)")
         return
     for start in range(0, len(idents), SETTLED_AT_ONCE):
         part = idents[start : start + SETTLED_AT_ONCE]
-        outcome = person.submit("settle", {"ids": part, "proof": "printed"})
+        outcome = person.submit("settle", {"ids": part, "proof": PROOF})
         if outcome.settled is None:
-            show.note(
-                "not marked yet, so it may be shown again: that is told with the next call that reaches the bus"
-            )
+            show.note("not marked as read yet: the broker has not answered (the next call that reaches it does so)")
         elif outcome.settled.code >= 300:
             show.note(f"not marked: {outcome.settled.text}")
             return
@@ -257,8 +330,6 @@ def ack(call: Call, idents: Sequence[str], as_json: bool) -> None:
     \b
     talkbus ack k3v7h2qmx5azt4cd
     """
-    from bus.errors import Code, Refused
-
     person = call.person
     wanted = list(dict.fromkeys(part.strip().lower() for part in idents))
     with person.asking() as asker:

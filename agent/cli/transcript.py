@@ -34,8 +34,9 @@ def transcript(
     raw: bool,
     as_json: bool,
 ) -> None:
-    """Read what was said in another session on this machine.
+    """Read what was said and done in another session on this machine.
 
+    Prompts, the model's words, and each call of a tool with its result; what happens inside a subagent is left out.
     Secrets are redacted. Sessions of other machines are not read. 'talkbus config set history.share false' keeps all
     sessions of this machine to themselves.
 

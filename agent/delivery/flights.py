@@ -24,7 +24,7 @@ class Flight:
     """One attempt. `nonce` stands in its text and nowhere else; times in ms of any steady clock."""
 
     letters: list[Letter]
-    path: str  # "native" | "hook" | "channel" | "terminal"
+    path: str  # "native" | "channel" | "hook" | "terminal" | "tool-result"
     nonce: str
     since: int
     session: str  # the client's session id then
@@ -32,6 +32,8 @@ class Flight:
     task: bool = True
     weak_at: int = 0  # when the weaker proof came
     left_at: int = 0  # when the session went on under another id, or its turn ended
+    written: bool = False  # a tool result was written in full
+    taken: bool = False  # and the client has read it
 
     @property
     def keys(self) -> list[str]:
@@ -125,3 +127,25 @@ def judge_hook(flight: Flight, seen: Seen, fate: Fate, now: int, turn: str = "")
         flight.left_at = 0 if turn == "runs" else flight.left_at or now
         return Verdict("back") if flight.left_at and now - flight.left_at >= OVER_MS else WAIT
     return Verdict("back", certain=fate is Fate.NOTICED, blame=fate is Fate.LOST)
+
+
+def judge_result(
+    flight: Flight, seen: Seen, recorded: bool, now: int, session: str, turn: str, transcript: bool
+) -> Verdict:
+    """The result of a tool call. `recorded`: the transcript has it, be it in a request yet or not; `turn` as above;
+    `transcript` is false for a client that keeps none.
+
+    That the client has read a result does not say that its model was given it: where there is a transcript, that
+    decides. A result that is in it goes out with the session's next request, however long that takes.
+    """
+    if seen == Seen.INJECTED:
+        return Verdict("shown", "transcript")
+    if not flight.written:
+        return WAIT
+    if not transcript:
+        return Verdict("shown", "tool-result") if flight.taken else WAIT
+    if turn != "over" or (recorded and session == flight.session):
+        flight.left_at = 0
+        return WAIT
+    flight.left_at = flight.left_at or now
+    return Verdict("back") if now - flight.left_at >= OVER_MS else WAIT

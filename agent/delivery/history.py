@@ -1,8 +1,9 @@
 """Another session's conversation, read from its transcript: turns, a search over them, one of them in pieces.
 
-Turns are what was said: prompts, messages from outside, the model's words. Calls of tools, their results, what the
-client adds by itself and what subagents said are left out. Secrets are redacted unless the caller asks for raw text,
-which only the session's owner may allow; whether anybody may read at all is decided elsewhere.
+Turns are what was said and done: prompts, messages from outside, the model's words, and each call of a tool with
+its result. What the client adds by itself is left out, and so is the conversation inside a subagent: its call, and
+what it reported, are a tool's. Secrets are redacted unless the caller asks for raw text, which only the session's
+owner may allow; whether anybody may read at all is decided elsewhere.
 
 Must not know the bus nor who asks.
 """
@@ -18,14 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.redact import redact
+from agent.redact import redact, redact_json
 from bus.errors import Code, Refused
 
 PAGE_CHARS = 8000
 LINE_CHARS = 240  # of a turn in a listing, of the context of a hit
 QUERY_MAX = 300
 REGEX_S = 5.0
-FILE_LINE_MAX = 64 * 1024 * 1024
+FILE_LINE_MAX = 16 * 1024 * 1024
+TOOL_CHARS = 32_000  # kept of the arguments of a call, and of its result
+TOOL_LEAST = 400  # kept of each of the oldest ones, where all together are more than ALL_CHARS
+ALL_CHARS = 32_000_000
+MARGIN = 24_000  # characters; longer than any secret that is known by its form
+ENTRIES_MAX, DEPTH_MAX = 200, 8  # of arguments
 
 _REMINDER = re.compile(r"<system-reminder>[\s\S]*?</system-reminder>\s*")
 _ECHO = re.compile(r"^<(?:local-command-|bash-|command-name>|command-message>|user-memory-input>)")
@@ -33,7 +39,9 @@ _ECHO = re.compile(r"^<(?:local-command-|bash-|command-name>|command-message>|us
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side said. `n` counts from 1; `role` is user, peer or assistant; `time` as the client wrote it."""
+    """What one side said, or one call of a tool. `n` counts from 1; `role` is user, peer, assistant or tool; `time`
+    as the client wrote it. The text of a call is its name and arguments on one line, its result on those below.
+    """
 
     n: int
     role: str
@@ -79,28 +87,112 @@ class Piece:
     total: int
 
 
-def read(path: Path, raw: bool = False) -> list[Turn]:
-    """All turns of a transcript. What several records of the model say between two prompts is one turn.
+@dataclass(slots=True)
+class _Said:
+    """A turn while the transcript is being read. Of a call `texts` has what was called, `result` what came of it."""
 
-    Refused when the file cannot be read. Lines that are no records are passed over.
+    role: str
+    time: str
+    texts: list[str]
+    result: str | None = None
+
+    def text(self, raw: bool) -> str:
+        if self.role == "tool":
+            return f"{self.texts[0]}\n{_ARROW} {'(no result)' if self.result is None else self.result}"
+        # Redacted as a whole: a key may begin in one record and end in the next.
+        joined = "\n\n".join(self.texts)
+        return joined if raw else redact(joined)
+
+
+_ARROW = "→"
+
+
+class _Reading:
+    """The turns so far, the calls that wait for a result, and how much is kept of calls and results in all."""
+
+    def __init__(self, raw: bool) -> None:
+        self.said: list[_Said] = []
+        self._raw = raw
+        self._open: dict[str, _Said] = {}
+        self._kept = 0
+        self._oldest = 0  # of `said`, the first one that may have to be cut
+
+    def take(self, record: dict[str, Any]) -> None:
+        """One record, in the order of the file."""
+        time = str(record.get("timestamp", ""))
+        message = record.get("message")
+        blocks = message.get("content") if isinstance(message, dict) else None
+        told = _told(record)
+        mine = record.get("type") == "assistant"
+        if not isinstance(blocks, list) or record.get("isSidechain") is True:
+            if told is not None:
+                self._say(*told, time)
+            return
+        for block in blocks:
+            if not isinstance(block, dict):
+                continue
+            kind = str(block.get("type", ""))
+            if mine and kind == "text":
+                text = _text([block])
+                if text:
+                    self._say("assistant", text, time)
+            elif mine and kind.endswith("tool_use"):
+                self._call(block, time)
+            elif kind.endswith("tool_result"):
+                self._result(block, time)
+        if told is not None and not mine:
+            self._say(*told, time)
+
+    def _say(self, role: str, text: str, time: str) -> None:
+        if self.said and role == "assistant" == self.said[-1].role:
+            self.said[-1].texts.append(text)
+        else:
+            self.said.append(_Said(role, time, [text]))
+
+    def _call(self, block: dict[str, Any], time: str) -> None:
+        name = " ".join(str(block.get("name", "?")).split())[:100]
+        one = _Said("tool", time, [f"{name} {_arguments(block.get('input'), self._raw)}"])
+        self.said.append(one)
+        if isinstance(block.get("id"), str):
+            self._open[block["id"]] = one
+        self._keep(len(one.texts[0]))
+
+    def _result(self, block: dict[str, Any], time: str) -> None:
+        one = self._open.pop(str(block.get("tool_use_id", "")), None)
+        if one is None:
+            one = _Said("tool", time, ["(a call that is not in this transcript)"])
+            self.said.append(one)
+        text = _cut(_shown(block.get("content")), TOOL_CHARS, self._raw) or "(empty)"
+        one.result = f"error: {text}" if block.get("is_error") is True else text
+        self._keep(len(one.result))
+
+    def _keep(self, chars: int) -> None:
+        """Cut the oldest calls where all of them would be too much to hold."""
+        self._kept += chars
+        while self._kept > ALL_CHARS and self._oldest < len(self.said) - 1:
+            one = self.said[self._oldest]
+            self._oldest += 1
+            if one.role == "tool":
+                for text in (one.texts[0], one.result or ""):
+                    self._kept -= max(len(text) - TOOL_LEAST, 0)
+                one.texts[0] = _least(one.texts[0])
+                one.result = None if one.result is None else _least(one.result)
+
+
+def read(path: Path, raw: bool = False) -> list[Turn]:
+    """All turns of a transcript. What several records of the model say without a call in between is one turn.
+
+    Refused when the file cannot be read. Lines that are no records are passed over, and of calls and their results at
+    most TOOL_CHARS each are kept, whatever their size.
     """
-    said: list[tuple[str, str, list[str]]] = []
+    reading = _Reading(raw)
     try:
         with open(path, "rb") as file:
             for record in _records(file):
-                told = _told(record)
-                if told is None:
-                    continue
-                role, text = told
-                if said and role == "assistant" == said[-1][0]:
-                    said[-1][2].append(text)
-                else:
-                    said.append((role, str(record.get("timestamp", "")), [text]))
+                reading.take(record)
     except OSError as error:
         raise Refused(Code.NOT_FOUND, f"that transcript cannot be read: {error.strerror} (does it exist?)") from error
-    joined = ((role, time, "\n\n".join(texts)) for role, time, texts in said)
-    # Redacted as a whole: a key may begin in one record and end in the next.
-    return [Turn(n, role, time, text if raw else redact(text)) for n, (role, time, text) in enumerate(joined, 1)]
+    return [Turn(n, one.role, one.time, one.text(raw)) for n, one in enumerate(reading.said, 1)]
 
 
 def page(turns: Sequence[Turn], before: int = 0, limit: int = 20, chars: int = PAGE_CHARS) -> Page:
@@ -109,7 +201,7 @@ def page(turns: Sequence[Turn], before: int = 0, limit: int = 20, chars: int = P
     taken: list[Turn] = []
     room = chars
     for turn in reversed(turns[:end]):
-        short = Turn(turn.n, turn.role, turn.time, _short(turn.text))
+        short = Turn(turn.n, turn.role, turn.time, _short(turn))
         room -= len(short.text)
         if len(taken) == max(limit, 1) or (taken and room < 0):
             break
@@ -269,6 +361,83 @@ def _text(content: object) -> str:
     return "\n\n".join(part.strip() for part in parts if isinstance(part, str) and part.strip())
 
 
-def _short(text: str) -> str:
-    one = " ".join(text.split())
-    return one if len(one) <= LINE_CHARS else f"{one[:LINE_CHARS]}… ({len(text)} characters)"
+def _arguments(given: object, raw: bool) -> str:
+    """The arguments of a call as one line of JSON."""
+    budget = [TOOL_CHARS]
+    text = json.dumps(_bounded(given, raw, budget, DEPTH_MAX), ensure_ascii=False, separators=(",", ":"))
+    return text if raw else redact_json(text)  # what its name makes a secret
+
+
+def _bounded(value: object, raw: bool, budget: list[int], depth: int) -> object:
+    """The same value, with its texts redacted and cut, so that all of it is of `budget` characters or little more."""
+    if isinstance(value, str):
+        text = _cut(value, max(budget[0], 0), raw)
+        budget[0] -= len(text)
+        return text
+    if depth == 0 or budget[0] <= 0:
+        return "…"
+    budget[0] -= 4
+    if isinstance(value, dict | list):
+        if isinstance(value, list):
+            return [_bounded(entry, raw, budget, depth - 1) for entry in value[:ENTRIES_MAX]]
+        some = list(value.items())[:ENTRIES_MAX]
+        return {_cut(str(key), 200, raw): _bounded(entry, raw, budget, depth - 1) for key, entry in some}
+    return value
+
+
+def _shown(content: object) -> str:
+    """A result as text; what is no text is named with its size."""
+    if not isinstance(content, list):
+        return content.strip() if isinstance(content, str) else ""
+    parts = []
+    for block in content[:ENTRIES_MAX]:
+        if isinstance(block, dict):
+            text = block.get("text")
+            parts.append(text.strip() if isinstance(text, str) else _named(block))
+        elif isinstance(block, str):
+            parts.append(block.strip())
+    return "\n".join(part for part in parts if part)
+
+
+def _named(block: dict[str, Any]) -> str:
+    """An image, a document or the like."""
+    source = block.get("source")
+    data = source.get("data") if isinstance(source, dict) else None
+    kind = " ".join(str(block.get("type", "?")).split())[:40]
+    media = str(source.get("media_type", ""))[:40] if isinstance(source, dict) else ""
+    size = f", {len(data)} characters of base64" if isinstance(data, str) else ""
+    return f"[{' '.join(part for part in (kind, media) if part)}{size}]"
+
+
+def _cut(text: str, keep: int, raw: bool) -> str:
+    """At most `keep` characters of a text and a word on the rest. Redacted first, so that no half of a secret is
+    left: of a text that is too large for that, the end is dropped in which one may begin that goes on beyond.
+    """
+    part = text if len(text) <= keep + MARGIN else text[: keep + MARGIN]
+    whole = len(part) == len(text)
+    if not raw:
+        if text[:200].lstrip()[:1] in ("{", "[", '"'):
+            # A text within JSON is escaped; the last one has to end, for it to be read.
+            part = redact_json(part if whole else part.rstrip("\\") + '"')
+        part = redact(part)
+    end = keep if whole else max(min(keep, len(part) - MARGIN), 0)
+    if whole and len(part) <= keep:
+        return part
+    return f"{part[:end]}… ({len(text)} characters)"
+
+
+def _least(text: str) -> str:
+    return text if len(text) <= TOOL_LEAST else f"{text[:TOOL_LEAST]}…"
+
+
+def _short(turn: Turn) -> str:
+    """A turn on one line; of a call a part of what was called, and of what came of it."""
+    if turn.role == "tool":
+        call, _, result = turn.text.partition("\n")
+        return f"{_line(call, LINE_CHARS // 2)} {_line(result, LINE_CHARS // 2)}"
+    return _line(turn.text, LINE_CHARS)
+
+
+def _line(text: str, most: int) -> str:
+    one = " ".join(text[: 8 * most].split())
+    return one if len(one) <= most and len(text) <= 8 * most else f"{one[:most]}… ({len(text)} characters)"

@@ -14,13 +14,13 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from agent import render
 from agent.delivery import clientfile, native, recovery, transcript
-from agent.delivery.flights import Flight, Verdict, judge_hook, judge_native, judge_typed
+from agent.delivery.flights import Flight, Verdict, judge_hook, judge_native, judge_result, judge_typed
 from agent.delivery.maildir import Box, Fate, Maildir, sweep
 from agent.delivery.piggyback import counted, fitting, plain
 from agent.delivery.terminal import NOTICE, TERMINAL, WAITS, Terminal
@@ -40,6 +40,8 @@ T = TypeVar("T")
 log = logging.getLogger("talkbus.agent")
 
 BUSY_S, CALM_S = 0.1, 0.5  # between two looks: while something is on its way, and otherwise
+RECENT_MS = 60_000  # how long a tool result without a proof is looked for that often
+LAST_LOOK_S = 0.2  # for the proof of a tool result, when the client has ended
 NATIVE_BUDGET, HOOK_BUDGET = 9000, 8600
 GATHER_MS = 400  # for each line but one of the last seconds, the next one gathers messages for so long
 REST_MS = 60_000  # a path that failed is left alone for this long
@@ -125,7 +127,7 @@ class Ladder:
                 log.warning("delivery: %s", error)
             except Exception:  # nobody starts us again, and mail would wait for ever
                 log.exception("delivery failed, and is tried again")
-            await asyncio.wait([beat], timeout=BUSY_S if self._flights else CALM_S)
+            await asyncio.wait([beat], timeout=BUSY_S if self._urgent() else CALM_S)
             if self._flights:
                 await asyncio.sleep(BUSY_S / 4)  # a busy bus does not make this spin
 
@@ -156,6 +158,7 @@ class Ladder:
         """
         async with self._turning:
             with contextlib.suppress(BusError, OSError):
+                await self._last_look()
                 await self._take_back()
             self._maildir.close(remove)
             with contextlib.suppress(OSError):
@@ -174,10 +177,66 @@ class Ladder:
             await asyncio.sleep(BUSY_S)
 
     async def give_way(self) -> None:
-        """Have the texts that wait for a hook or the supervisor come back: a tool result is about to carry them."""
+        """Have the texts that wait for a hook or the supervisor come back: a tool result is about to carry them. A
+        model that calls again may have been told what an earlier result carried: that is looked up.
+        """
         if any(f.path in ("hook", TERMINAL) for f in self._flights):
             async with self._turning:
                 await self._take_back()
+        if any(f.path == "tool-result" for f in self._flights):
+            async with self._turning:
+                self._look()
+                await self._judge_results()
+
+    # -- what tool results carry -----------------------------------------------------------------------------------
+
+    @property
+    def reads_transcript(self) -> bool:
+        """Whether the session has a transcript, which then decides what was shown."""
+        return self._follower.path is not None
+
+    def carry(self, letters: Iterable[Letter]) -> None:
+        """A tool result is about to be written with these, which were offered. Before it can be in the transcript."""
+        now, session = self._now(), self._info.id if self._info else ""
+        for letter in letters:
+            flight = Flight([letter], "tool-result", f"result {letter.key}", now, session)
+            self._flights.append(flight)
+            self._parser.watch(flight.nonce, recovery.mark(letter.key), end=recovery.END)
+
+    def carried(self, keys: Iterable[str], taken: bool = False) -> None:
+        """Their result was written in full; with `taken` the client has read it."""
+        wanted = set(keys)
+        for flight in self._flights:
+            if flight.path == "tool-result" and flight.letters[0].key in wanted:
+                flight.written = True
+                flight.taken = flight.taken or taken
+
+    def let_go(self, keys: Iterable[str]) -> list[str]:
+        """The caller decides what becomes of these; those of them that are still without a verdict."""
+        wanted = set(keys)
+        found = [f for f in self._flights if f.path == "tool-result" and f.letters[0].key in wanted]
+        for flight in found:
+            self._parser.unwatch(flight.nonce)
+            self._flights.remove(flight)
+        return [flight.letters[0].key for flight in found]
+
+    def _urgent(self) -> bool:
+        now = self._now()
+        return any(f.path != "tool-result" or now - f.since < RECENT_MS for f in self._flights)
+
+    async def _judge_results(self) -> None:
+        for flight in [f for f in self._flights if f.path == "tool-result"]:
+            await self._judge(flight, self._now())
+
+    async def _last_look(self) -> None:
+        """A client that ends writes the end of its transcript in that moment."""
+        end = self._now() + int(LAST_LOOK_S * 1000)
+        while any(f.path == "tool-result" and f.written for f in self._flights):
+            self._look()
+            await self._judge_results()
+            if self._now() >= end:
+                return
+            await asyncio.sleep(LAST_LOOK_S / 10)
 
     def path(self) -> str:
         """How this session can be reached, best first: "native", "rewake", "channel", "terminal", "notice", "hooks",
@@ -431,14 +490,17 @@ class Ladder:
     async def _judge(self, flight: Flight, now: int) -> None:
         seen = self._parser.seen(flight.nonce)
         session = self._info.id if self._info else ""
-        if flight.path == TERMINAL:
+        if flight.path == "tool-result":
+            recorded, transcript = self._parser.recorded(flight.nonce), self.reads_transcript
+            verdict = judge_result(flight, seen, recorded, now, session, self._turn_state(), transcript)
+        elif flight.path == TERMINAL:
             fate = self._box_of(flight).fate(flight.name)
             verdict = judge_typed(flight, seen, fate, now, session, self._turn_state(), self._records)
         elif flight.path != "hook":
             verdict = judge_native(flight, seen, now, session)
         else:
             verdict = judge_hook(flight, seen, self._maildir.box.fate(flight.name), now, self._turn_state())
-        if verdict.end:
+        if verdict.end and flight in self._flights:  # a result may have been let go meanwhile
             await self._end(flight, verdict, now)
 
     def _turn_state(self) -> str:
@@ -467,7 +529,8 @@ class Ladder:
         if flight.name:
             self._box_of(flight).forget(flight.name)
         self._parser.unwatch(flight.nonce)
-        self._flights.remove(flight)
+        if flight in self._flights:
+            self._flights.remove(flight)
 
     def _box_of(self, flight: Flight) -> Box:
         return self._box if flight.path == TERMINAL and self._box is not None else self._maildir.box

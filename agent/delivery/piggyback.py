@@ -1,7 +1,7 @@
-"""Delivery by tool results: every result of ours carries what waits, and counts as shown once it was written out.
+"""Delivery by tool results: every result of ours carries what waits.
 
-`offering` is on the disk before a text leaves this file; the proof is that the response went to a client that was
-there to read it. It must not know JSON-RPC, nor which tool was called.
+`offering` is on the disk before a text leaves this file; whether it was shown is found out by results.py. It must not
+know JSON-RPC, nor which tool was called.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from bus.errors import StoreError, Unreachable
 log = logging.getLogger("talkbus.agent")
 
 PATH = "tool-result"
-BUDGET = 9000  # UTF-16 units; clients show the model a preview only of what is much longer
+BUDGET = 9000  # UTF-16 units
+RESULT_MAX = 48_000  # characters; of a result beyond 50,000 a client shows its model the beginning only
 _ASIDE = 160  # kept of the budget for the line that counts the rest
 _RETRY_S = 0.5
 
@@ -68,8 +69,30 @@ class Piggyback:
         letters, left, now = await asyncio.wrap_future(self._loop.call(choose))
         return render.render(plain(letters), now, room), len(letters), left
 
+    async def left_waiting(self) -> int:
+        """How many messages wait, for a result that has no room for them."""
+
+        def count(link: Link, _now: int) -> int:
+            return sum(not self._reserved(letter) for letter in link.inbox.waiting()) + link.inbox.more
+
+        return await asyncio.wrap_future(self._loop.call(count))
+
+    @staticmethod
+    def named(link: Link, now: int, idents: Sequence[str], proof: str) -> None:
+        """In the thread of the link: the model has named these messages, so it was shown those that are on their way
+        to it. An id that two senders used says nothing.
+        """
+        for ident in idents:
+            keys = [key for key in link.book.ledger if key.rpartition("/")[2] == ident]
+            if len(keys) == 1 and link.book.ledger[keys[0]].state == "offering":
+                link.inbox.shown(now, keys, proof)
+
+    def handed_over(self, call: Call) -> None:
+        """Somebody else holds these letters and finds out what becomes of them."""
+        self._calls.discard(call)
+
     def confirm(self, call: Call) -> asyncio.Task[None]:
-        """The response was written to a client that lives. Done when that is on the disk."""
+        """The client has read the response. Done when that is on the disk."""
 
         def shown(link: Link, now: int) -> None:
             link.inbox.hold(call.letters.values())

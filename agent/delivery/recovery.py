@@ -14,6 +14,7 @@ from agent.delivery.transcript import Seen, scan
 
 FILES_MAX = 8  # of other sessions in this folder: the one that was ended may not be the one that goes on
 SLACK_MS = 60_000
+END = "</peer-message>"  # how a message in a rendered text ends, and no body can hold it
 
 
 def mark(key: str) -> str:
@@ -33,7 +34,7 @@ def proofs(current: Path | None, since: int, keys: Iterable[str], lives: bool) -
     for path in _files(current, since):
         left = [(key, mark(key)) for key in wanted if key not in found]
         if left:
-            found += [key for key, what in scan(path, left).items() if what >= enough]
+            found += [key for key, what in scan(path, left, end=END).items() if what >= enough]
     return found
 
 

@@ -1,4 +1,5 @@
-"""JSON-RPC lines over stdin and stdout, with word of every response: written to a living client, or not.
+"""JSON-RPC lines over stdin and stdout, with word of every response: where it ended in the stream, and of every line
+of the client: how far the client had read by then.
 
 The descriptors were taken over (takeover.py), so nothing else in this process can write between the lines. Reading
 and writing have a thread each and no buffer of Python's: a thread that blocks there holds no lock the interpreter
@@ -11,8 +12,12 @@ import asyncio
 import contextlib
 import os
 import queue
+import select
+import stat
+import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -22,30 +27,54 @@ from mcp_types import JSONRPCError, JSONRPCResponse, jsonrpc_message_adapter
 
 _READ = 65536
 
-Fate = Literal["shown", "unsure", "never"]
-Answered = Callable[[Any, Fate], None]
+Fate = Literal["written", "unsure", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a response that was written in full ended in our stream, and how much the client had sent before that."""
+
+    end: int = 0
+    sent: int = 0
+
+
+Answered = Callable[[Any, Fate, Place], None]
+Heard = Callable[[object, int, int], None]
 
 
 class Reader:
     """Lines of stdin as messages; what is none comes as an exception, as the SDK expects it."""
 
-    def __init__(self, descriptor: int, takes: Callable[[object], bool] | None = None) -> None:
-        """`takes` looks at every message first, and keeps those for which it answers True."""
+    def __init__(
+        self, descriptor: int, takes: Callable[[object], bool] | None = None, heard: Heard | None = None
+    ) -> None:
+        """`takes` looks at every message first, and keeps those for which it answers True. Before that `heard` is
+        told each message, at which byte of the client's stream it began, and how much of ours the client had read
+        when it arrived (-1 where that cannot be known).
+        """
         self._descriptor = descriptor
         self._takes = takes
+        self._heard = heard
         self._loop = asyncio.get_running_loop()
-        self._lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._lines: asyncio.Queue[tuple[bytes, int, int] | None] = asyncio.Queue()
+        self._lock = threading.Lock()  # held only for reads that do not block
+        self._read_so_far = 0
+        self.taken: Callable[[], int] = lambda: -1
         self.ended = threading.Event()
         threading.Thread(target=self._read, name="talkbus-stdin", daemon=True).start()
 
+    def sent(self) -> int:
+        """How many bytes the client has sent until now, also those that nobody has read yet."""
+        with self._lock:
+            return self._read_so_far + max(_pending(self._descriptor), 0)
+
     def _read(self) -> None:
         rest = b""
+        begin = 0  # where `rest` begins in the stream
         with contextlib.suppress(RuntimeError):  # the event loop has ended, so nobody listens
             while True:
-                try:
-                    data = os.read(self._descriptor, _READ)
-                except OSError:
-                    data = b""
+                data = self._some()
+                taken = self.taken()
                 if not data:
                     self.ended.set()
                     self._loop.call_soon_threadsafe(self._lines.put_nowait, None)
@@ -55,21 +84,40 @@ class Reader:
                     rest += data
                     continue
                 for line in (rest + head).split(b"\n"):
-                    self._loop.call_soon_threadsafe(self._lines.put_nowait, line)
+                    self._loop.call_soon_threadsafe(self._lines.put_nowait, (line, begin, taken))
+                    begin += len(line) + 1
                 rest = tail
+
+    def _some(self) -> bytes:
+        """The next bytes, b"" at the end."""
+        try:
+            if not hasattr(select, "poll"):
+                return os.read(self._descriptor, _READ)
+            poller = select.poll()
+            poller.register(self._descriptor, select.POLLIN)
+            poller.poll()
+            with self._lock:
+                data = os.read(self._descriptor, _READ)
+                self._read_so_far += len(data)
+            return data
+        except OSError:
+            return b""
 
     async def receive(self) -> SessionMessage | Exception:
         """The next message; EndOfStream when the client has gone."""
         while True:
-            line = await self._lines.get()
-            if line is None:
+            item = await self._lines.get()
+            if item is None:
                 self._lines.put_nowait(None)
                 raise anyio.EndOfStream
+            line, begin, taken = item
             if line.strip():
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
                 except ValueError as error:
                     return error
+                if self._heard is not None:
+                    self._heard(message, begin, taken)
                 if self._takes is None or not self._takes(message):
                     return SessionMessage(message)
 
@@ -96,8 +144,9 @@ class Reader:
 
 
 class Writer:
-    """Messages to stdout, one after the other. `answered(id, fate)` is called for each response, in the event loop:
-    "shown" when it was written while stdin was open, "never" when an error went out in its place.
+    """Messages to stdout, one after the other. `answered(id, fate, place)` is called for each response, in the event
+    loop: "written" when it was written in full while stdin was open, which does not say that the client has read it;
+    "never" when an error went out in its place.
     """
 
     def __init__(self, descriptor: int, reader: Reader, answered: Answered) -> None:
@@ -106,14 +155,29 @@ class Writer:
         self._answered = answered
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[bytes, Any, asyncio.Future[None]] | None] = queue.SimpleQueue()
+        self._written = 0
+        self._pending: list[Any] = []  # ids of responses that are being written, or wait for that
+        reader.taken = self.taken
         threading.Thread(target=self._write, name="talkbus-stdout", daemon=True).start()
 
     async def send(self, item: SessionMessage, /) -> None:
         """Write one message; returns when it was written, or cannot be. A cancelled call does not stop it."""
         line = item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
         written: asyncio.Future[None] = self._loop.create_future()
+        if isinstance(item.message, JSONRPCResponse | JSONRPCError):
+            self._pending.append(item.message.id)
         self._queue.put((line, item.message, written))
         await written
+
+    def holds(self, request: Any) -> bool:
+        """Whether a response to this request is still being written: a client that does not read holds it up."""
+        return request in self._pending
+
+    def taken(self) -> int:
+        """How many bytes of ours the client has certainly read; -1 where the system does not tell."""
+        written = self._written  # first: what is written in between counts as unread
+        left = _unread(self._descriptor)
+        return -1 if left is None else max(written - left, 0)
 
     def _write(self) -> None:
         broken = False
@@ -122,21 +186,28 @@ class Writer:
             if item is None:
                 return
             line, message, written = item
+            sent = 0
             try:
                 while line and not broken:
-                    line = line[os.write(self._descriptor, line) :]
+                    sent = self._reader.sent()  # before the write: a quick client answers while it returns
+                    count = os.write(self._descriptor, line)
+                    self._written += count
+                    line = line[count:]
             except OSError:
                 broken = True
+            place = Place(self._written, sent)
             try:
-                self._loop.call_soon_threadsafe(self._tell, message, not broken, written)
+                self._loop.call_soon_threadsafe(self._tell, message, not broken, place, written)
             except RuntimeError:
                 return  # the event loop has ended
 
-    def _tell(self, message: Any, whole: bool, written: asyncio.Future[None]) -> None:
+    def _tell(self, message: Any, whole: bool, place: Place, written: asyncio.Future[None]) -> None:
+        if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id in self._pending:
+            self._pending.remove(message.id)
         if isinstance(message, JSONRPCResponse):
-            self._answered(message.id, "shown" if whole and not self._reader.ended.is_set() else "unsure")
+            self._answered(message.id, "written" if whole and not self._reader.ended.is_set() else "unsure", place)
         elif isinstance(message, JSONRPCError):
-            self._answered(message.id, "never")
+            self._answered(message.id, "never", place)
         if not written.done():
             written.set_result(None)
 
@@ -151,3 +222,38 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _pending(descriptor: int) -> int:
+    """How many bytes wait to be read here; -1 where the system does not tell."""
+    return -1 if sys.platform == "win32" else _count(descriptor, "FIONREAD")
+
+
+def _unread(descriptor: int) -> int | None:
+    """How many bytes the other side of a pipe or socket has not read yet; None where that cannot be known.
+
+    Only Linux tells it at the end that writes; of a socket only whether there are any, so any count as all.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:
+        return None
+    if stat.S_ISFIFO(mode):
+        left = _count(descriptor, "FIONREAD")
+        return None if left < 0 else left
+    if stat.S_ISSOCK(mode):
+        return 0 if _count(descriptor, "TIOCOUTQ") == 0 else sys.maxsize
+    return None
+
+
+def _count(descriptor: int, request: str) -> int:
+    import fcntl
+    import termios
+
+    try:
+        told = fcntl.ioctl(descriptor, getattr(termios, request), b"\0" * 4)
+    except (OSError, AttributeError):
+        return -1
+    return int.from_bytes(told, sys.byteorder, signed=True)

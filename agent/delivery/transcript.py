@@ -46,13 +46,15 @@ class Watch:
     """A text that is looked for, by words of it that nothing else holds; `key` is the caller's name for it.
 
     `native` says that it was written to the inbox: only such a text can be dropped, held or queued there. One that
-    was `typed` can be queued as well, and is taken for a turn as a prompt.
+    was `typed` can be queued as well, and is taken for a turn as a prompt. `end` is where the text ends, if it has
+    such words: what the client cut in between does not count.
     """
 
     key: str
     words: str
     native: bool = False
     typed: bool = False
+    end: str = ""
     seen: Seen = Seen.NOTHING
     hashes: set[str] = field(default_factory=set)
 
@@ -60,6 +62,24 @@ class Watch:
     def raw(self) -> bytes:
         """The words as they stand in a line; a line without them holds no content of ours."""
         return json.dumps(self.words, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
+
+    def within(self, text: str) -> bool:
+        """Whether it is in this text, with its end where it has one."""
+        start = text.find(self.words)
+        while start >= 0 and self.end:
+            start += len(self.words)
+            stop = text.find(self.end, start)
+            if stop < 0:
+                return False
+            if self.begin not in text[start:stop]:
+                return True  # no other of its kind begins before the end
+            start = text.find(self.words, start)
+        return start >= 0
+
+    @property
+    def begin(self) -> str:
+        """How all texts of this kind begin."""
+        return self.words.partition(" ")[0] + " "
 
 
 class Parser:
@@ -71,11 +91,11 @@ class Parser:
         self._tails: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._answered: OrderedDict[str, None] = OrderedDict()
 
-    def watch(self, key: str, words: str, native: bool = False, typed: bool = False) -> None:
+    def watch(self, key: str, words: str, native: bool = False, typed: bool = False, end: str = "") -> None:
         """Look for `words` from now on. They need to be unmistakable: with our id in them. Before the attempt."""
         if not words:
             raise ValueError("nothing to look for")
-        self._watches[key] = Watch(key, words, native, typed)
+        self._watches[key] = Watch(key, words, native, typed, end)
 
     def unwatch(self, key: str) -> None:
         """Its fate is settled."""
@@ -85,6 +105,11 @@ class Parser:
         """What is known so far."""
         watch = self._watches.get(key)
         return watch.seen if watch else Seen.NOTHING
+
+    def recorded(self, key: str) -> bool:
+        """Whether a message that holds the text is in the transcript, be it in a request yet or not."""
+        watch = self._watches.get(key)
+        return watch is not None and bool(watch.hashes)
 
     @property
     def watching(self) -> bool:
@@ -141,7 +166,7 @@ class Parser:
         """A message that may be listed by a request. What the model itself said is no proof of what it was told."""
         if not isinstance(message, dict) or message.get("role") == "assistant":
             return
-        found = [w for w in self._watches.values() if any(w.words in text for text in _texts(message.get("content")))]
+        found = [w for w in self._watches.values() if any(w.within(text) for text in _texts(message.get("content")))]
         if found:
             hashed = name or digest(message)
             for watch in found:
@@ -296,7 +321,7 @@ class _Tail:
 
 
 def scan(
-    path: Path, wanted: Iterable[tuple[str, str]], native: bool = True, last: int = 256 * CHUNK
+    path: Path, wanted: Iterable[tuple[str, str]], native: bool = True, last: int = 256 * CHUNK, end: str = ""
 ) -> dict[str, Seen]:
     """What a transcript says of texts offered in a former life, as (key, words); before anything is offered again.
 
@@ -305,7 +330,7 @@ def scan(
     parser = Parser()
     keys = []
     for key, words in wanted:
-        parser.watch(key, words, native, typed=True)
+        parser.watch(key, words, native, typed=True, end=end)
         keys.append(key)
     tail = _Tail(path, max(0, _size(path) - last))
     while keys:

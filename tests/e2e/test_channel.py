@@ -74,5 +74,5 @@ def test_a_client_that_drops_it_loses_nothing(api: FakeApi, home: Home, bus: Bus
     bus.reachable(bob, "tools")
     api.on("please look", call("list_peers"))
     bob.submit("please look")
-    request = bus.shown_once(ident, "bob", "bob", "tool-result")
+    request = bus.shown_once(ident, "bob", "bob")
     assert "possible repeat" in request.new and len(bus.showings(ident)) == 1

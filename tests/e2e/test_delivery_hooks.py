@@ -139,7 +139,7 @@ def test_without_hooks_a_tool_result_carries_it(api: FakeApi, home: Home) -> Non
         tool = call("list_peers")
         api.on("who is there", tool)
         bob.submit("who is there")
-        request = bus.shown_once(ident, "bob", "bob", proof="tool-result")
+        request = bus.shown_once(ident, "bob", "bob")
         assert "look at the tests" in tool_results(request)[tool["id"]]
 
 

@@ -48,8 +48,13 @@ class Raw:
 
     def send(self, method: str, params: dict[str, Any] | None = None, **more: Any) -> None:
         """One line to the agent."""
+        self.send_line(
+            {"jsonrpc": "2.0", "method": method, **more} | ({"params": params} if params is not None else {})
+        )
+
+    def send_line(self, line: dict[str, Any]) -> None:
+        """Anything to the agent."""
         assert self.process.stdin is not None
-        line = {"jsonrpc": "2.0", "method": method, **more} | ({"params": params} if params is not None else {})
         self.process.stdin.write(json.dumps(line).encode() + b"\n")
         self.process.stdin.flush()
 
@@ -59,12 +64,18 @@ class Raw:
         self.send(method, params, id=self.last)
         return self.last
 
-    def read(self) -> dict[str, Any]:
+    def line(self) -> dict[str, Any]:
         """The next line of the agent."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, "the agent has gone"
         made: dict[str, Any] = json.loads(line)
+        return made
+
+    def read(self) -> dict[str, Any]:
+        """The next response of the agent; its pings are answered, as every client has to."""
+        while (made := self.line()).get("method") == "ping":
+            self.send_line({"jsonrpc": "2.0", "id": made["id"], "result": {}})
         return made
 
     def hello(self) -> Raw:
