@@ -192,16 +192,14 @@ def _inbox(ask: Ask) -> Iterator[Part]:
 
 
 def _find(ask: Ask, visible: str) -> Any:
-    """The message that is asked for by id or by the beginning of one, and by its sender where that is given.
+    """The message that is asked for by id or by the beginning of one, and by the mailbox that sent it (`of`).
 
     Refused 403, 404, 409 or 422.
     """
     ident = ask.text("id").strip()
-    name, _, host = ask.text("from").strip().lower().partition("@")
     key = {"key": ask.read.key, "id": ident, "low": ident.lower(), "end": ident.lower() + "\U0010ffff"}
-    key |= {"name": name, "host": host}
-    sender = "(:name = '' OR m.name = :name) AND (:host = '' OR m.host = :host) AND "
-    sql = f"SELECT {_COLUMNS}, {visible} FROM messages m WHERE {sender}"
+    key["of"] = ask.text("of")
+    sql = f"SELECT {_COLUMNS}, {visible} FROM messages m WHERE :of IN ('', m.sender) AND "
     # Two senders may have used one id: the asker's own message counts first, then the older one.
     order = f" ORDER BY {visible} DESC, m.key = :key DESC, m.row LIMIT 1"
     exact = ask.db.execute(sql + "m.id = :id" + order, key).fetchone()
@@ -236,7 +234,7 @@ def _why(ask: Ask) -> Iterator[Part]:
     refused = ask.db.execute(
         "SELECT name, host, code, text, ts FROM refusals WHERE msg = ? AND sender = ? ORDER BY row", (row[1], row[4])
     )
-    base = {"id": row[1], "from": clip(row[2], SHORT_MAX), "from_host": clip(row[3], SHORT_MAX)}
+    base = {"id": row[1], "fid": row[4], "from": clip(row[2], SHORT_MAX), "from_host": clip(row[3], SHORT_MAX)}
     made: list[Part] = []
     for name, host, step, mailbox, *times in copies:
         history = [

@@ -75,6 +75,10 @@ def test_what_waits_is_counted_once() -> None:
     about[1].waiting = None
     settle(about[1], {"status": "injected", "history": [{"status": "injected"}]})
     assert about[1].waits({"event": "injected", "from": "ada"}) == -1, "after the picture, though it was asked before"
+    late = Copy("bob", "mars", "expired", steps={"stored", "expired"})
+    assert late.waits({"event": "injected", "from": "ada"}) == 0, (
+        "it left with its time; that it was shown is told late"
+    )
     assert about[1].waits(told(stored(START, ONE))) == 0, "a step may be told twice"
 
 
@@ -113,6 +117,16 @@ def test_a_copy_is_its_mailboxs_whatever_that_is_called() -> None:
     assert about and about[1].name == "bob" and len(about[0].copies) == 1
     renamed = mail.heard(told(step(START, "injected", ONE, **{"from": "adele", "from_host": "mars"})))
     assert renamed and renamed[0] is about[0], "its sender has another name by now"
+
+
+def test_the_senders_mailbox_tells_messages_apart_where_it_is_told() -> None:
+    mail = Mail(10)
+    first = mail.heard(told(stored(START, ONE, fid="a1")))
+    second = mail.heard(told(stored(START, ONE, fid="a9")))
+    assert first and second and first[0] is not second[0], "one name, one machine, and yet two mailboxes"
+    renamed = mail.heard(told(step(START, "acked", ONE, fid="a1", **{"from": "adele", "from_host": "mars"})))
+    assert renamed and renamed[0] is first[0]
+    assert mail.heard(told(step(START, "acked", ONE))) is None
 
 
 def test_it_is_bounded() -> None:

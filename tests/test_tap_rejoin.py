@@ -22,12 +22,29 @@ NEW = "n" * 16
 
 def row(ident: str, name: str, status: str, box: str, **more: Any) -> dict[str, Any]:
     history = [{"status": "stored", "ts": START, "proof": ""}, {"status": status, "ts": START + 5, "proof": "p"}]
-    made = {"id": ident, "from": "ada", "from_host": "mars", "name": name, "host": "mars", "mailbox": box}
+    made = {
+        "id": ident,
+        "fid": "a1",
+        "from": "ada",
+        "from_host": "mars",
+        "name": name,
+        "host": "mars",
+        "mailbox": box,
+    }
     return {**made, "status": status, "history": history, **more}
 
 
 def sent(ident: str, ts: int, sender: str = "ada", host: str = "mars") -> tuple[dict[str, Any], bytes]:
-    return {"id": ident, "from": sender, "host": host, "kind": "task", "tag": "t", "re": "", "ts": ts}, b"secret"
+    return {
+        "id": ident,
+        "fid": "a1",
+        "from": sender,
+        "host": host,
+        "kind": "task",
+        "tag": "t",
+        "re": "",
+        "ts": ts,
+    }, b"secret"
 
 
 @dataclass
@@ -70,7 +87,7 @@ def test_every_message_that_is_not_finished_is_asked_about() -> None:
     made = joined(broker, stored(START, ONE), stored(START, MANY), stored(START, NEW), step(START, "answered", NEW))
     told = learned(made)
     assert [(t["id"], t["to"][0]["status"]) for t in told] == [(ONE, "injected"), (MANY, "expired")]
-    assert ("why", {"id": ONE, "from": "ada@mars"}) in broker.asked, "another machine may have used the id"
+    assert ("why", {"id": ONE, "of": ""}) in broker.asked, "this broker's events do not say which mailbox sent it"
     assert not made.pending and learned(made) == []
 
 
@@ -83,6 +100,15 @@ def test_what_was_sent_in_the_gap_is_found() -> None:
     assert "body" not in told[1]
     told = learned(joined(broker, stored(START, ONE), bodies=True))
     assert told[1]["body"] == "secret"
+
+
+def test_the_sender_is_named_by_its_mailbox_where_that_is_known() -> None:
+    broker = Broker({ONE: [row(ONE, "bob", "injected", "b2")]}, [sent(ONE, START + 900)])
+    assert [t["id"] for t in learned(joined(broker, stored(START, ONE, fid="a1")))] == [ONE]
+    assert broker.asked[-1] == ("why", {"id": ONE, "of": "a1"})
+    assert learned(joined(broker, stored(START, MANY), stored(START, ONE)))[0]["fid"] == "a1", "history has told it"
+    renamed = stored(START, ONE, fid="e5", **{"from": "ada", "from_host": "mars"})
+    assert [t["fid"] for t in learned(joined(broker, renamed))] == ["a1"], "of e5's message nothing is said"
 
 
 def test_the_past_is_read_in_pages_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,9 @@ class Item(NamedTuple):
     snapshot  the whole picture: "peers", "state", "seq", "boot"; first, and again after each "missed"
     event     an event of PROTOCOL.md §12 with "class", "event", "seq", "boot", "ts"; "body" where it was fetched
     missed    events were missed before the snapshot that follows; "restarted" when the broker is another one
-    learned   what was asked of one message after that: "id", "from", "from_host", "to" with name, host, mailbox,
-              status and history of each copy; of one that was missed as a whole also "kind", "tag", "re", "size",
-              "sent", and "body" where it was fetched. "more" alone says that still others were missed
+    learned   what was asked of one message after that: "id", "fid", "from", "from_host", and "to" with name, host,
+              mailbox, status and history of each copy; of one that was missed as a whole also "kind", "tag", "re",
+              "size", "sent", and "body" where it was fetched. "more" alone says that still others were missed
     lost      the connection has ended, "text" says why; it is tried again
     peers     "peers" read anew, as of event "seq"
     """

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from agent.tap.items import Item, full, text
+from agent.tap.items import Item, text
 from agent.tap.rejoin import Rejoined
 from bus.errors import Code, Refused, Unreachable
 
@@ -53,8 +53,7 @@ class Bodies:
             return {**event, "no_body": "too many at once"}
         self._left -= 1
         try:
-            who = full(text(event, "from"), text(event, "from_host"))
-            answer = self._view.query("message", {"id": text(event, "id"), "from": who}, BODY_S)
+            answer = self._view.query("message", {"id": text(event, "id"), "of": text(event, "fid")}, BODY_S)
         except Unreachable:
             return {**event, "no_body": "the broker did not answer"}
         for value, body in answer.rows:

@@ -7,7 +7,7 @@ them is meant.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +30,7 @@ FIRST = ("refused", "held", "stored")  # the steps that name the message's sende
 OPEN = ("held", "stored", "offered")  # a copy that is still to be shown
 FINAL = ("refused", "answered")  # nothing follows
 UNKNOWN = "unknown"
-_SETTLING = ("injected", "expired", "failed")  # with these a copy leaves the mailbox
+_SETTLING = frozenset({"injected", "expired", "failed"})  # with these a copy leaves the mailbox
 
 
 @dataclass(slots=True)
@@ -65,7 +65,8 @@ class Copy:
             return 1
         if step in _SETTLING:
             self.waiting = False
-            return -int(before is True or (before is None and bool(text(told, "from"))))
+            late = bool(self.steps & (_SETTLING - {step})) or not text(told, "from")
+            return -int(before is True or (before is None and not late))
         if step == "held":
             self.waiting = False
         return 0
@@ -88,16 +89,12 @@ class Message:
     ident: str
     sender: str = ""
     sender_host: str = ""
+    fid: str = ""  # the mailbox that sent it, where that was said
     kind: str = ""
     counted: bool = False
     copies: dict[str, Copy] = field(default_factory=dict)
 
-    @property
-    def key(self) -> Key:
-        return self.ident, self.sender, self.sender_host
 
-
-Key = tuple[str, str, str]
 About = tuple[Message, Copy]
 
 
@@ -107,7 +104,7 @@ class Mail:
     def __init__(self, limit: int, clean: Callable[[str], str] = str) -> None:
         self._limit = limit
         self._clean = clean
-        self._messages: OrderedDict[Key, Message] = OrderedDict()
+        self._messages: deque[Message] = deque()  # the oldest first
         self._by_id: dict[str, list[Message]] = {}
 
     def __len__(self) -> int:
@@ -115,35 +112,29 @@ class Mail:
 
     def about(self, told: dict[str, Any]) -> About | None:
         """The copy a msg event is about, without learning from it; None for one that is not known for certain."""
-        ident, place = text(told, "id"), _place(told)
-        if text(told, "from"):
-            found = self._messages.get((ident, text(told, "from"), text(told, "from_host")))
-            if found is not None and place in found.copies:
-                return found, found.copies[place]
+        found = self.find(told)
+        if found is not None and _place(told) in found.copies:
+            return found, found.copies[_place(told)]
         likely = self._likely(told)
-        return (likely[0], likely[0].copies[place]) if len(likely) == 1 else None
+        return (likely[0], likely[0].copies[_place(told)]) if len(likely) == 1 else None
 
     def heard(self, told: dict[str, Any]) -> About | None:
         """Learn who a msg event is about, not what became of it; the copy, or None where several may be meant."""
-        ident, place, sender, host = text(told, "id"), _place(told), text(told, "from"), text(told, "from_host")
-        found = self._messages.get((ident, sender, host)) if sender else None
-        if found is None and not (sender and text(told, "event") in FIRST):
+        found = self.find(told)
+        if found is None and not (text(told, "from") and text(told, "event") in FIRST):
             likely = self._likely(told)  # of a sender that was renamed, or is not told
             if len(likely) > 1:
                 return None
             found = likely[0] if likely else None
-        if found is None:
-            found = self._made(Message(ident, sender, host))
+        found = found or self._made(told)
         found.kind = text(told, "kind") or found.kind
-        return found, self._copy(found, place, told)
+        return found, self._copy(found, _place(told), told)
 
     def learned(self, told: dict[str, Any]) -> tuple[Message, list[tuple[Copy, dict[str, Any]]]] | None:
         """Find the message that was asked about, and its copies, each with what was answered; None without any."""
-        sender = text(told, "from")
-        if not sender or not rows(told, "to"):
+        if not text(told, "from") or not rows(told, "to"):
             return None
-        key = (text(told, "id"), sender, text(told, "from_host"))
-        found = self._messages.get(key) or self._made(Message(*key))
+        found = self.find(told) or self._made(told)
         found.kind = text(told, "kind") or found.kind
         made = []
         for row in rows(told, "to"):
@@ -153,27 +144,39 @@ class Mail:
 
     def missed(self) -> None:
         """Something was not heard: of what is not settled nobody knows what became, until it is told."""
-        for message in self._messages.values():
+        for message in self._messages:
             for copy in message.copies.values():
                 copy.doubt = True
                 copy.waiting = None if copy.waiting else copy.waiting
 
     def unfinished(self) -> Iterator[Message]:
         """Messages of which more may be told, the oldest first."""
-        for message in self._messages.values():
+        for message in self._messages:
             if message.sender and any(copy.step not in FINAL for copy in message.copies.values()):
                 yield message
 
-    def get(self, key: Key) -> Message | None:
-        return self._messages.get(key)
+    def find(self, told: dict[str, Any]) -> Message | None:
+        """The message of this id that this sender sent: "id", "fid", "from" and "from_host" as in events."""
+        fid, sender, host = text(told, "fid"), text(told, "from"), text(told, "from_host")
+        listed = self._by_id.get(text(told, "id"), ())
+        for message in listed:
+            if fid and message.fid == fid:
+                return message
+        for message in listed:
+            if sender and (message.sender, message.sender_host) == (sender, host) and "" in (fid, message.fid):
+                message.fid = message.fid or fid
+                return message
+        return None
 
     def _likely(self, told: dict[str, Any]) -> list[Message]:
         """Those with that id whose copy is in that mailbox, and whose sender's machine is not another."""
-        host, place = text(told, "from_host"), _place(told)
+        fid, host, place = text(told, "fid"), text(told, "from_host"), _place(told)
         return [
             message
             for message in self._by_id.get(text(told, "id"), ())
-            if place in message.copies and (not host or message.sender_host in ("", host))
+            if place in message.copies
+            and (not host or message.sender_host in ("", host))
+            and "" in (fid, message.fid)
         ]
 
     def _copy(self, message: Message, place: str, told: dict[str, Any]) -> Copy:
@@ -183,17 +186,18 @@ class Mail:
             message.copies[place] = copy
         return copy
 
-    def _made(self, message: Message) -> Message:
-        self._messages[message.key] = message
-        self._by_id.setdefault(message.ident, []).append(message)
+    def _made(self, told: dict[str, Any]) -> Message:
+        made = Message(text(told, "id"), text(told, "from"), text(told, "from_host"), text(told, "fid"))
+        self._messages.append(made)
+        self._by_id.setdefault(made.ident, []).append(made)
         if len(self._messages) > self._limit:
-            _, oldest = self._messages.popitem(last=False)
+            oldest = self._messages.popleft()
             left = [other for other in self._by_id[oldest.ident] if other is not oldest]
             if left:
                 self._by_id[oldest.ident] = left
             else:
                 del self._by_id[oldest.ident]
-        return message
+        return made
 
 
 def settle(copy: Copy, row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -6,13 +6,13 @@ is told, so the same items and times give the same scene.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.render import safe
 from agent.tap.items import Item, num, rows, text
-from agent.tap.mail import FIRST, Copy, Key, Mail, settle
+from agent.tap.mail import FIRST, Copy, Mail, Message, settle
 
 # All in ms.
 TALKS = 2500
@@ -121,7 +121,7 @@ class Office:
         self._since = 0  # what was sent before is not in the feed
         self._people: dict[str, Person] = {}
         self._arrows: deque[tuple[str, str, int]] = deque(maxlen=ARROWS_MAX)
-        self._feed: OrderedDict[Key, Entry] = OrderedDict()
+        self._feed: deque[Entry] = deque(maxlen=FEED_MAX)
         self._mail = Mail(KNOWN_MAX, safe)
 
     def take(self, item: Item) -> None:
@@ -173,7 +173,7 @@ class Office:
         )
         here = sum(p.presence == "open" and p.kind == "session" for p in seated)
         remark = self.remark or (self._missed if self._missed_until > now else "")
-        return Scene(desks, arrows, tuple(self._feed.values()), here, self.messages, remark)
+        return Scene(desks, arrows, tuple(self._feed), here, self.messages, remark)
 
     def _desk(self, p: Person, now: int) -> Desk:
         mood = p.mood(now, self.connected)
@@ -223,7 +223,7 @@ class Office:
         message, copy = about
         waits = copy.waits(told)
         news = copy.climb(step)
-        entry = self._entry(message.key, at, told) if step in FIRST else None
+        entry = self._entry(message, at, told) if step in FIRST else None
         target = self._people.get(text(told, "mailbox")) or self._find(copy.name, copy.host)
         sender = self._find(text(told, "from"), text(told, "from_host")) if text(told, "from") else None
         if target is not None and num(told, "seq") > self._seq:
@@ -245,7 +245,7 @@ class Office:
         for copy, row in copies:
             settle(copy, row)
         if message.counted or num(item.told, "sent") >= self._since:
-            self._entry(message.key, num(item.told, "sent") or item.at, item.told)
+            self._entry(message, num(item.told, "sent") or item.at, item.told)
 
     def _speak(self, at: int, sender: Person, target: Person, entry: Entry) -> None:
         sender.talks_until, sender.bubble, sender.met = at + TALKS, entry.what, True
@@ -258,18 +258,15 @@ class Office:
         if not recent and sender is not target:
             self._arrows.append((sender.id, target.id, at))
 
-    def _entry(self, key: Key, at: int, told: dict[str, Any]) -> Entry | None:
+    def _entry(self, message: Message, at: int, told: dict[str, Any]) -> Entry | None:
         """The message in the feed; put there where it is the first that is heard of it. None: it left the feed."""
-        found = self._feed.get(key)
-        message = self._mail.get(key)
-        if found is None and message is not None and not message.counted:
-            message.counted = True
-            _, sender, host = key
-            found = self._feed[key] = Entry(key[0], at, safe(sender), safe(host), _what(told), message.copies)
-            self.messages += 1
-            if len(self._feed) > FEED_MAX:
-                self._feed.popitem(last=False)
-        return found
+        if message.counted:
+            return next((entry for entry in reversed(self._feed) if entry.copies is message.copies), None)
+        message.counted = True
+        self.messages += 1
+        sender, host = safe(message.sender), safe(message.sender_host)
+        self._feed.append(Entry(message.ident, at, sender, host, _what(told), message.copies))
+        return self._feed[-1]
 
 
 def _shown(p: Person) -> bool:

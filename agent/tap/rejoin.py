@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from agent.tap.items import Item, full, num, text
-from agent.tap.mail import Key, Mail
+from agent.tap.items import Item, num, text
+from agent.tap.mail import Mail
 from bus.errors import Code, Unreachable
 
 KEPT = 1000  # messages that are asked about, and that are looked for, after a gap
@@ -36,7 +36,7 @@ class Rejoined:
         self._mail = Mail(KEPT)
         self._heard_to = 0  # by the broker's clock, in ms: everything before was heard or asked for
         self._until = 0  # how far the past is still to be looked through; 0 = not
-        self._asked: deque[tuple[Key, dict[str, Any]]] = deque()
+        self._asked: deque[dict[str, Any]] = deque()  # messages, as an item tells them, without what became of them
 
     @property
     def pending(self) -> bool:
@@ -56,8 +56,12 @@ class Rejoined:
         """A picture: the stream goes on from here. After a gap everything that is not finished is in doubt."""
         if gap:
             self._until = num(snapshot, "ts")
-            doubtful: dict[Key, dict[str, Any]] = {message.key: {} for message in self._mail.unfinished()}
-            self._asked = deque({**doubtful, **dict(self._asked)}.items())  # with what a gap before left unasked
+            left = [about for about in self._asked if self._mail.find(about) is None]
+            self._asked = deque(
+                {"id": m.ident, "fid": m.fid, "from": m.sender, "from_host": m.sender_host}
+                for m in self._mail.unfinished()
+            )
+            self._asked.extend(left)  # what a gap before left unasked
         else:
             self._heard_to = num(snapshot, "ts")
 
@@ -68,8 +72,7 @@ class Rejoined:
             if self._until and not self._look_back():
                 yield Item(now, "learned", {"more": True})
             while self._asked and time.monotonic() < end:
-                key, said = self._asked[0]
-                told = self._about(key, said)
+                told = self._ask(self._asked[0])
                 self._asked.popleft()
                 if told is not None:
                     yield Item(now, "learned", told)
@@ -78,20 +81,20 @@ class Rejoined:
 
     def _look_back(self) -> bool:
         """Find what was sent while nothing was heard; False when that was too much."""
-        found: dict[Key, dict[str, Any]] = {}
+        found: dict[tuple[str, str], dict[str, Any]] = {}
         before, whole = self._until + 1, True
-        known = {key for key, _ in self._asked}
         while True:
             answer = self._view.query("history", {"before": before, "limit": PAGE}, PATIENCE_S)
             if answer.code == Code.BUSY:
                 raise Unreachable(answer.text)
             fresh = 0
             for value, body in answer.rows:
-                key = (text(value, "id"), text(value, "from"), text(value, "host"))
+                key = (text(value, "id"), text(value, "fid"))
                 if key in found or num(value, "ts") < self._heard_to:
                     continue
                 fresh += 1
                 said = {name: value[name] for name in _TEXTS if text(value, name)}
+                said |= {"id": key[0], "fid": key[1], "from": text(value, "from"), "from_host": text(value, "host")}
                 said |= {"size": len(body), "sent": num(value, "ts")}
                 found[key] = said | ({"body": body.decode("utf-8", "replace")} if self._bodies else {})
             if not fresh or len(answer.rows) < PAGE:
@@ -100,22 +103,25 @@ class Rejoined:
                 whole = False
                 break
             before = min(num(value, "ts") for value, _ in answer.rows) + 1
-        news = [key for key in reversed(found) if key not in known and self._mail.get(key) is None]
-        self._asked.extend((key, found[key]) for key in news)
+        waiting = {(text(about, "id"), text(about, "fid")) for about in self._asked}
+        news = [about for key, about in reversed(found.items()) if key not in waiting]
+        self._asked.extend(about for about in news if self._mail.find(about) is None)
         self._heard_to, self._until = max(self._heard_to, self._until), 0
         return whole
 
-    def _about(self, key: Key, said: dict[str, Any]) -> dict[str, Any] | None:
+    def _ask(self, about: dict[str, Any]) -> dict[str, Any] | None:
         """What the broker knows of one message; None where it does not say, or speaks of another one."""
-        ident, sender, host = key
-        answer = self._view.query("why", {"id": ident, "from": full(sender, host)}, PATIENCE_S)
+        known = self._mail.find(about)
+        of = text(about, "fid") or (known.fid if known else "")
+        answer = self._view.query("why", {"id": about["id"], "of": of}, PATIENCE_S)
         if answer.code == Code.BUSY:
             raise Unreachable(answer.text)
         to = [value for value, _ in answer.rows]
-        if not to or any((text(row, "id"), text(row, "from"), text(row, "from_host")) != key for row in to):
+        keys = ("id", "from", "from_host", *(["fid"] if of else []))
+        meant = {**about, "fid": of}
+        if not to or any(text(row, key) != text(meant, key) for row in to for key in keys):
             return None
         kept = ("name", "host", "mailbox", "status", "history", "code", "text")
-        told = {"id": ident, "from": sender, "from_host": host, **said}
-        told["to"] = [{name: row[name] for name in kept if name in row} for row in to]
+        told = {**meant, "to": [{name: row[name] for name in kept if name in row} for row in to]}
         self._mail.learned(told)
         return told
