@@ -20,7 +20,7 @@ PATHS = {
     "native": Path("inbox, wakes at once", True),
     "rewake": Path("hooks, wakes", True),
     "channel": Path("channel, wakes", True),
-    "supervisor": Path("typed in, wakes", True),
+    "terminal": Path("typed in, wakes", True),
     "hooks": Path("hooks, next turn", False),
     "tools": Path("tool calls only", False),
 }

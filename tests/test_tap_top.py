@@ -75,7 +75,7 @@ def test_health() -> None:
 def test_paths_that_are_known_and_one_that_is_not() -> None:
     for wake, words, health in (
         ("channel", "channel, wakes", "ok"),
-        ("supervisor", "typed in, wakes", "ok"),
+        ("terminal", "typed in, wakes", "ok"),
         ("hooks", "hooks, next turn", "warn"),
         ("", "not told", "warn"),
         ("carrier-pigeon", "carrier-pigeon", "warn"),
