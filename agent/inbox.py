@@ -29,13 +29,20 @@ class Letter:
 
     @property
     def key(self) -> str:
-        """Its name in the ledger."""
-        return f"{self.msg.host}/{self.msg.id}"
+        """Its name in the ledger: an id is one message's only together with the mailbox that sent it."""
+        return f"{self.msg.host}/{self.msg.fid}/{self.msg.id}"
 
     @property
     def wakes(self) -> bool:
         """Whether it may start something: a task that the broker has not quieted."""
         return self.msg.kind == "task" and not self.msg.quiet
+
+
+def named(key: str) -> tuple[str, str]:
+    """A name of the ledger as operations name a message: `host/id`, and the sender's mailbox ("": not known)."""
+    host, _, rest = key.partition("/")
+    fid, _, ident = rest.rpartition("/")
+    return f"{host}/{ident}", fid
 
 
 class Inbox:
@@ -89,7 +96,7 @@ class Inbox:
         key = letter.key
         self._numbers[msg.n] = key
         self._at[key] = msg.n
-        line = self._book.ledger.get(key)
+        line = self.line(letter)
         if line is not None and line.state == "shown":
             self._owe(msg.n, "injected", line.proof)
         elif key in self._lapsed and msg.ttl == 1:
@@ -166,6 +173,15 @@ class Inbox:
 
     # -- showing ---------------------------------------------------------------------------------------------------
 
+    def line(self, letter: Letter) -> Shown | None:
+        """What the ledger knows of this message. An earlier talkbus did not write down which mailbox had sent it."""
+        ledger, key = self._book.ledger, letter.key
+        former = named(key)[0]
+        if key not in ledger and former in ledger:
+            ledger[key] = ledger.pop(former)
+            self._batch().writes += [PutShown(key, ledger[key]), DropShown(former)]
+        return ledger.get(key)
+
     def waiting(self) -> list[Letter]:
         """What could be offered now, in order."""
         return list(self._waiting.values())
@@ -179,7 +195,7 @@ class Inbox:
         given = []
         for letter in letters:
             key = letter.key
-            line = self._book.ledger.get(key)
+            line = self.line(letter)
             if key in self._offering or key in self._lapsed or (line is not None and line.state == "shown"):
                 continue
             known = self._waiting.pop(key, letter)
@@ -258,7 +274,7 @@ class Inbox:
     def hold(self, letters: Iterable[Letter]) -> None:
         """These are in a path's hands already: the book was read from the disk again meanwhile."""
         for letter in letters:
-            line = self._book.ledger.get(letter.key)
+            line = self.line(letter)
             if line is not None and line.state == "offering":
                 self._waiting.pop(letter.key, None)
                 self._offering[letter.key] = letter

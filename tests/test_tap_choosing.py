@@ -66,7 +66,17 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         choice.takes(stored(START, f"m{number}"))
     assert shown(choice, step(START, "acked", "m1"), step(START, "acked", "m4")) == ["acked"]
-    assert len(choice._known) == 3
+    assert len(choice._known) == 6, "by its sender, and by its id alone"
+
+
+def test_an_id_of_two_senders_is_told_apart() -> None:
+    """Who uses an id again does not change what is known of the message of another."""
+    choice = Choice(peers=["ada"])
+    ada = {"fid": "f1", "from": "ada", "from_host": "desk", "kind": "task"}
+    eve = {"fid": "f2", "from": "eve", "from_host": "far", "kind": "note"}
+    assert shown(choice, stored(START, ONE, **ada), stored(START, ONE, **eve)) == ["stored"]
+    assert shown(choice, step(START, "acked", ONE, **ada), step(START, "acked", ONE, **eve)) == ["acked"]
+    assert choice.known({"id": ONE}).sender == "", "whose it is was not said"
 
 
 def test_a_picture_is_narrowed() -> None:

@@ -253,6 +253,6 @@ def test_scan_looks_back(tmp_path: Path) -> None:
     path = tmp_path / "a"
     message = user(BODY)["message"]
     path.write_bytes(b"".join(line(r) + b"\n" for r in (user(BODY), request("r", message), answer("r"))))
-    assert scan(path, [("k", WORDS), ("n", "nothing of it")]) == {"k": Seen.INJECTED, "n": Seen.NOTHING}
-    assert scan(tmp_path / "none", [("k", WORDS)]) == {"k": Seen.NOTHING}
+    assert scan(path, [("k", (WORDS, "")), ("n", ("nothing of it", ""))]) == {"k": Seen.INJECTED, "n": Seen.NOTHING}
+    assert scan(tmp_path / "none", [("k", (WORDS, ""))]) == {"k": Seen.NOTHING}
     assert scan(path, []) == {}

@@ -114,11 +114,14 @@ class Ladder:
 
     async def recover(self) -> None:
         """What a former life was offering: proof is looked for before anything is offered again."""
-        lines = await self._call(
-            lambda link, now: {key: x.at for key, x in link.book.ledger.items() if x.state == "offering"}
+        lines, known = await self._call(
+            lambda link, now: (
+                {key: x.at for key, x in link.book.ledger.items() if x.state == "offering"},
+                list(link.book.ledger),
+            )
         )
         self._look()
-        keys = list(lines)
+        keys = recovery.distinct(lines, known)
         printed = recovery.empty(self._maildir.box, keys)
         if not keys:
             return

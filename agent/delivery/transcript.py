@@ -45,7 +45,8 @@ class Seen(IntEnum):
 class Watch:
     """A text that is looked for, by words of it that nothing else holds; `key` is the caller's name for it.
 
-    `native` says that it was written to the inbox: only such a text can be dropped, held or queued there.
+    What follows them up to a quotation mark ends with `then`. `native` says that it was written to the inbox: only
+    such a text can be dropped, held or queued there.
     """
 
     key: str
@@ -53,6 +54,11 @@ class Watch:
     native: bool = False
     seen: Seen = Seen.NOTHING
     hashes: set[str] = field(default_factory=set)
+    then: str = ""
+
+    def stands_in(self, text: str) -> bool:
+        """Whether this is a text with the words."""
+        return stands_in(text, self.words, self.then)
 
     @property
     def raw(self) -> bytes:
@@ -69,11 +75,13 @@ class Parser:
         self._tails: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._answered: OrderedDict[str, None] = OrderedDict()
 
-    def watch(self, key: str, words: str, native: bool = False) -> None:
-        """Look for `words` from now on. They need to be unmistakable: with our id in them. Before the attempt."""
+    def watch(self, key: str, words: str, native: bool = False, then: str = "") -> None:
+        """Look for `words` from now on, and `then` before the next quotation mark. They need to be unmistakable: with
+        our id in them. Before the attempt.
+        """
         if not words:
             raise ValueError("nothing to look for")
-        self._watches[key] = Watch(key, words, native)
+        self._watches[key] = Watch(key, words, native, then=then)
 
     def unwatch(self, key: str) -> None:
         """Its fate is settled."""
@@ -137,7 +145,9 @@ class Parser:
         """A message that may be listed by a request. What the model itself said is no proof of what it was told."""
         if not isinstance(message, dict) or message.get("role") == "assistant":
             return
-        found = [w for w in self._watches.values() if any(w.words in text for text in _texts(message.get("content")))]
+        found = [
+            w for w in self._watches.values() if any(w.stands_in(text) for text in _texts(message.get("content")))
+        ]
         if found:
             hashed = name or digest(message)
             for watch in found:
@@ -158,7 +168,7 @@ class Parser:
         operation = record.get("operation")
         content = record.get("content")
         texts = list(_texts(content))
-        ours = {w.key for w in self._watches.values() if w.native and any(w.words in text for text in texts)}
+        ours = {w.key for w in self._watches.values() if w.native and any(w.stands_in(text) for text in texts)}
         if operation == "enqueue":
             self._queue.append(ours)
             self._raise(ours, Seen.ENQUEUED)
@@ -176,7 +186,7 @@ class Parser:
 
     def _told(self, text: str) -> None:
         if text.startswith("Held peer message"):
-            held = {w.key for w in self._watches.values() if w.native and w.words in text}
+            held = {w.key for w in self._watches.values() if w.native and w.stands_in(text)}
             # The preview is short: what is not named and not queued is held as well.
             self._raise(held or self._unqueued(), Seen.HELD)
         elif text.startswith("Dropped a peer message"):
@@ -287,17 +297,29 @@ class _Tail:
         return lines
 
 
-def scan(
-    path: Path, wanted: Iterable[tuple[str, str]], native: bool = True, last: int = 256 * CHUNK
-) -> dict[str, Seen]:
-    """What a transcript says of texts offered in a former life, as (key, words); before anything is offered again.
+def stands_in(text: str, words: str, then: str) -> bool:
+    """Whether `words` stand in a text, and `then` before the next quotation mark after them."""
+    at = text.find(words)
+    while at >= 0:
+        end = text.find('"', at + len(words))
+        if not then or text[at + len(words) : max(end, 0)].endswith(then):
+            return True
+        at = text.find(words, at + 1)
+    return False
 
-    Reads the last `last` octets of the file, once. A file that cannot be read says nothing.
+
+def scan(
+    path: Path, wanted: Iterable[tuple[str, tuple[str, str]]], native: bool = True, last: int = 256 * CHUNK
+) -> dict[str, Seen]:
+    """What a transcript says of texts offered in a former life, as (key, (words, then)).
+
+    To be called before anything is offered again. Reads the last `last` octets of the file, once. A file that cannot
+    be read says nothing.
     """
     parser = Parser()
     keys = []
-    for key, words in wanted:
-        parser.watch(key, words, native)
+    for key, (words, then) in wanted:
+        parser.watch(key, words, native, then)
         keys.append(key)
     tail = _Tail(path, max(0, _size(path) - last))
     while keys:

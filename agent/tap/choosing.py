@@ -37,7 +37,8 @@ class Choice:
     classes: Collection[str] = ()
     peers: Collection[str] = ()
     kinds: Collection[str] = ()
-    _known: OrderedDict[str, Known] = field(default_factory=OrderedDict)
+    # By id and sender. Under the id alone stands what is known of it as long as one sender has used it.
+    _known: OrderedDict[tuple[str, str], Known] = field(default_factory=OrderedDict)
 
     def takes(self, item: Item) -> bool:
         """Whether it is wanted. What the tap says of itself always is, except a picture of nothing that is wanted."""
@@ -56,7 +57,7 @@ class Choice:
 
     def known(self, told: dict[str, Any]) -> Known:
         """What is known of the message an event is about; empty where nothing is."""
-        return self._known.get(text(told, "id")) or Known()
+        return self._known.get(_key(told)) or Known()
 
     def narrowed(self, told: dict[str, Any]) -> dict[str, Any]:
         """A picture with those peers only that are wanted, and without the state where that is not."""
@@ -70,13 +71,17 @@ class Choice:
         return not self.peers or any(self._is_about(row, None, peer.lower()) for peer in self.peers)
 
     def _learn(self, told: dict[str, Any]) -> Known:
-        ident = text(told, "id")
-        known = self._known.pop(ident, None) or Known()
+        key = _key(told)
+        known = self._known.pop(key, None) or Known()
         if text(told, "from"):
             known.sender, known.sender_host = text(told, "from"), text(told, "from_host")
         known.kind = text(told, "kind") or known.kind
-        self._known[ident] = known
-        if len(self._known) > KNOWN_MAX:
+        self._known[key] = known
+        if key[1]:
+            alone = (key[0], "")
+            other = self._known.pop(alone, known)
+            self._known[alone] = known if other is known else Known()
+        while len(self._known) > 2 * KNOWN_MAX:
             self._known.popitem(last=False)
         return known
 
@@ -87,3 +92,8 @@ class Choice:
         name, _, host = text(told, "by").rpartition("@")
         named.append((name, host))
         return any(peer in (name.lower(), full(name, host).lower()) for name, host in named if name)
+
+
+def _key(told: dict[str, Any]) -> tuple[str, str]:
+    """Which message an event is about. Two senders may use one id; older brokers do not always say whose it is."""
+    return text(told, "id"), text(told, "fid") or full(text(told, "from"), text(told, "from_host"))

@@ -50,11 +50,11 @@ class Bodies:
             return {**event, "no_body": "too many at once"}
         self._left -= 1
         try:
-            answer = self._view.query("message", {"id": text(event, "id")}, BODY_S)
+            answer = self._view.query("message", {"id": text(event, "id"), "of": text(event, "fid")}, BODY_S)
         except Unreachable:
             return {**event, "no_body": "the broker did not answer"}
         for value, body in answer.rows:
-            # Two senders may have used one id, and then the answer may be the other's message.
+            # Two senders may have used one id, and an older broker may then answer with the other's message.
             if (value.get("from"), value.get("host")) == (event.get("from"), event.get("from_host")):
                 return {**event, "body": body.decode("utf-8", "replace")}
         return {**event, "no_body": "not yours to read" if answer.code == Code.FORBIDDEN else "not there any more"}
