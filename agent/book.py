@@ -39,7 +39,7 @@ class Book:
     store: str = ""
     seq: int = 0
     chain: str = ""
-    ledger: dict[str, Shown] = field(default_factory=dict)  # "host/id" of a message
+    ledger: dict[str, Shown] = field(default_factory=dict)  # "host/fid/id" of a message
 
     def number(self, row: int) -> int:
         """The `q` of a row."""
@@ -86,7 +86,7 @@ class PutBook:
 
 @record
 class PutShown:
-    """A line of the ledger; `ident` is "host/id"."""
+    """A line of the ledger; `ident` is "host/fid/id", as in Book."""
 
     ident: str
     shown: Shown

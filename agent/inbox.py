@@ -6,7 +6,7 @@ nothing of requests, nor how a message is shown.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -31,13 +31,20 @@ class Letter:
 
     @property
     def key(self) -> str:
-        """Its name in the ledger."""
-        return f"{self.msg.host}/{self.msg.id}"
+        """Its name in the ledger: an id is one message's only together with the mailbox that sent it."""
+        return f"{self.msg.host}/{self.msg.fid}/{self.msg.id}"
 
     @property
     def wakes(self) -> bool:
         """Whether it may start something: a task that the broker has not quieted."""
         return self.msg.kind == "task" and not self.msg.quiet
+
+
+def named(key: str) -> tuple[str, str]:
+    """A name of the ledger as operations name a message: `host/id`, and the sender's mailbox ("": not known)."""
+    host, _, rest = key.partition("/")
+    fid, _, ident = rest.rpartition("/")
+    return f"{host}/{ident}", fid
 
 
 class Inbox:
@@ -61,6 +68,8 @@ class Inbox:
         self._term: tuple[str, int] | None = None  # mailbox and term of the last WELCOME
         # Whether each message was marked `again` when this process saw it first. What was not, no one before it had.
         self.first: OrderedDict[str, bool] = OrderedDict()
+        # How many lines of the ledger have this host and id: a sender that lost its mailbox sends again from another.
+        self._alike = Counter(named(key)[0] for key in book.ledger)
 
     # -- the connection --------------------------------------------------------------------------------------------
 
@@ -116,14 +125,15 @@ class Inbox:
             letter = replace(letter, repeat=False)  # it is marked for what this process itself did with it
         self._numbers[msg.n] = key
         self._at[key] = msg.n
-        line = self._book.ledger.get(key)
+        line = self.line(letter)
         if line is not None and line.state == "shown":
             self._owe(msg.n, "injected", line.proof)
         elif key in self._lapsed and msg.ttl == 1:
             self._owe(msg.n, "expired", "")
         elif key not in self._offering:
             self._lapsed.discard(key)  # with time to go it is another copy: the broker was restored
-            self._waiting[key] = replace(letter, repeat=True) if line is not None else letter
+            known = line is not None or self._alike[named(key)[0]] > 0
+            self._waiting[key] = replace(letter, repeat=True) if known else letter
             self._batch().news.append(Mail(self.more))
 
     def _first_seen(self, key: str, again: bool) -> bool:
@@ -208,6 +218,15 @@ class Inbox:
 
     # -- showing ---------------------------------------------------------------------------------------------------
 
+    def line(self, letter: Letter) -> Shown | None:
+        """What the ledger knows of this message. An earlier talkbus did not write down which mailbox had sent it."""
+        ledger, key = self._book.ledger, letter.key
+        former = named(key)[0]
+        if key not in ledger and former in ledger:
+            ledger[key] = ledger.pop(former)
+            self._batch().writes += [PutShown(key, ledger[key]), DropShown(former)]
+        return ledger.get(key)
+
     def waiting(self) -> list[Letter]:
         """What could be offered now, in order."""
         return list(self._waiting.values())
@@ -223,15 +242,17 @@ class Inbox:
             return given
         for letter in letters:
             key = letter.key
-            line = self._book.ledger.get(key)
+            line = self.line(letter)
             if key in self._offering or key in self._lapsed or (line is not None and line.state == "shown"):
                 continue
             known = self._waiting.pop(key, letter)
             if known.deadline and known.deadline <= now:
                 self._lapse(known)
                 continue
-            if line is not None:
+            if line is not None or self._alike[named(key)[0]]:
                 known = replace(known, repeat=True)
+            if line is None:
+                self._alike[named(key)[0]] += 1
             self._offering[key] = known
             self._book.ledger[key] = Shown("offering", path, at=now)
             batch.writes.append(PutShown(key, self._book.ledger[key]))
@@ -248,7 +269,7 @@ class Inbox:
         held = self._offering.get(letter.key)
         if held is not None:
             return replace(letter, repeat=held.repeat)
-        line = self._book.ledger.get(letter.key)
+        line = self.line(letter)
         return replace(letter, repeat=False) if line is not None and line.state == "shown" else letter
 
     def _trim(self) -> None:
@@ -258,6 +279,7 @@ class Inbox:
             excess = len(ledger) - LEDGER_KEPT
             for key in [key for key, line in ledger.items() if line.told][:excess]:
                 del ledger[key]
+            self._alike = Counter(named(key)[0] for key in ledger)
 
     def shown(self, now: int, keys: Iterable[str], proof: str) -> None:
         """There is proof that these were shown: the ledger says so, then the broker is told."""
@@ -303,7 +325,8 @@ class Inbox:
             if letter is None:
                 continue
             if certain and not letter.repeat:
-                self._book.ledger.pop(key, None)
+                if self._book.ledger.pop(key, None) is not None:
+                    self._alike[named(key)[0]] -= 1
                 self._batch().writes.append(DropShown(key))
             back[key] = letter if certain else replace(letter, repeat=True)
         if back:
@@ -316,7 +339,7 @@ class Inbox:
     def hold(self, letters: Iterable[Letter]) -> None:
         """These are in a path's hands already: the book was read from the disk again meanwhile."""
         for letter in letters:
-            line = self._book.ledger.get(letter.key)
+            line = self.line(letter)
             if line is not None and line.state == "offering":
                 self._waiting.pop(letter.key, None)
                 self._offering[letter.key] = letter

@@ -10,13 +10,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.book import Book, PutBook
 from agent.effects import Batch, Ended, Finished, Lost, Parked, Parted, Welcomed
-from agent.inbox import Inbox
+from agent.inbox import Inbox, named
 from agent.redact import outgoing
 from agent.sending import Sending
 from bus import wire
@@ -74,6 +74,13 @@ class Profile:
     mailbox: str = ""
     store: str = ""
     life: str = ""
+
+
+def receipt(rows: Mapping[tuple[str, str, int], Sequence[str]]) -> dict[str, Any]:
+    """The arguments of a receipt: (status, proof, ago) and the names in the ledger that it is about."""
+    names = {group: [named(key) for key in keys] for group, keys in rows.items()}
+    moved = [[status, proof, ago, [ident for ident, _ in names[status, proof, ago]]] for status, proof, ago in rows]
+    return {"moved": moved, "of": [fid for found in names.values() for _, fid in found]}
 
 
 class Link:
@@ -275,7 +282,7 @@ class Link:
         taken, size = 0, 0
         for status, proof, at, key in moves[: wire.RECEIPT_IDS]:
             group = (status, proof, max(0, now - at))
-            size += len(key.encode()) + (0 if group in rows else len(proof.encode()) + 40) + 3
+            size += len(key.encode()) + (0 if group in rows else len(proof.encode()) + 40) + 6
             if taken and size > RECEIPT_SIZE:
                 break
             rows.setdefault(group, []).append(key)
@@ -283,8 +290,7 @@ class Link:
         injected = [key for status, _, _, key in moves[:taken] if status == "injected"]
         self.inbox.moves = moves[taken:]
         self._receipt_at = now if self.inbox.moves else None
-        moved = [[status, proof, ago, keys] for (status, proof, ago), keys in rows.items()]
-        row, _ = self.submit(now, "receipt", {"moved": moved})
+        row, _ = self.submit(now, "receipt", receipt(rows))
         if injected:
             self._receipts[row] = injected
 

@@ -223,7 +223,7 @@ class Outbox:
         return self._find("ORDER BY r.row DESC LIMIT ?", limit)
 
     def ledger_line(self, ident: str) -> Shown | None:
-        """What the disk knows of one message ("host/id"), also where the Book no longer does."""
+        """What the disk knows of one message ("host/fid/id"), also where the Book no longer does."""
         with self._told("read"):
             line = self._db.execute(f"{_LEDGER} FROM ledger WHERE ident = ?", (ident,)).fetchone()
         return _shown(*line) if line else None

@@ -14,12 +14,13 @@ from agent import render
 from agent.asks import Answer
 from agent.delivery.piggyback import BUDGET, counted, fitting, letter_of, plain
 from agent.effects import Settled
-from agent.inbox import Letter
-from agent.link import Link
+from agent.inbox import Letter, named
+from agent.link import Link, receipt
+from agent.named import Typed, offered, whole
 from agent.redact import outgoing
 from agent.tooling import Args, Desk, ToolError
 from bus import names, wire
-from bus.errors import Code
+from bus.errors import Code, Refused
 
 REPLY_S = 0.3  # how long a result waits for the broker's word
 TOLD_MAX = 20  # recipients of one message that a result lists
@@ -28,6 +29,7 @@ WAIT_MAX_S = 55
 REFILL_S = 1.5
 RECONNECT_MS = 2000  # a connection that was lost just now is worth waiting for
 LIMIT_MAX = 200
+ACKS_AT_ONCE = 16  # of one request: its head has 4096 octets
 NOTHING = "no unread messages"
 
 
@@ -207,7 +209,7 @@ async def _show(
         ledger = link.book.ledger
         wanted = []
         for letter in found:
-            line = ledger.get(letter.key)
+            line = link.inbox.line(letter)
             read = line is not None and line.state == "shown"
             if not desk.asks.reserved(letter) and (not read or read_too):
                 wanted.append(letter)
@@ -238,7 +240,7 @@ async def _one(desk: Desk, args: Args) -> str:
     value, body = (await query(desk, "message", {"id": ident})).rows[0]
     now = desk.session.loop.clock()
     letter = letter_of(value, body, now)
-    own = await query(desk, "inbox", {"ids": [letter.msg.id]})
+    own = await query(desk, "inbox", {"ids": [letter.msg.id], "of": [letter.msg.fid]})
     mine = any(row.get("fid") == letter.msg.fid for row, _ in own.rows)
     mark = mine and not args.flag("peek")
 
@@ -255,53 +257,105 @@ async def _one(desk: Desk, args: Args) -> str:
 
 async def ack(desk: Desk, args: Args) -> str:
     """Tell the senders that their messages were dealt with; a note goes to each of them as a reply."""
-    idents = [message_id(text, "ids") for text in recipients(args, "ids")]
-    if len(idents) > wire.RECEIPT_IDS:
-        raise ToolError(f"{len(idents)} ids, {wire.RECEIPT_IDS} are allowed (ack the others next)")
+    wanted = [message_name(part, "ids") for text in args.texts("ids") for part in text.split(",") if part.strip()]
+    if not wanted:
+        raise ToolError("'ids' is empty (the ids of messages, as shown after 'id')")
+    if len(wanted) > wire.RECEIPT_IDS:
+        raise ToolError(f"{len(wanted)} ids, {wire.RECEIPT_IDS} are allowed (ack the others next)")
     note = args.text("note").strip()
-    found = await _senders(desk, idents, must=bool(note))
-
-    def acknowledge(link: Link, now: int) -> int:
-        waiting = [x for x in link.inbox.waiting() if x.msg.id in idents]
-        given = link.inbox.offer(now, waiting, "tool")
-        link.inbox.shown(now, [x.key for x in given], "acked")
-        desk.mail.named(link, now, idents, "acked")
-        row, _ = link.submit(now, "receipt", {"moved": [["acked", "tool", 0, idents]]})
-        return row
-
+    found = await _meant(desk, wanted, must=bool(note))
     loop = desk.session.loop
-    row = await asyncio.wrap_future(loop.call(acknowledge))
+    row = await asyncio.wrap_future(loop.call(lambda link, now: _acknowledge(link, now, found)))
     lines = []
     try:
         settled = await asyncio.wait_for(asyncio.wrap_future(loop.settled(row)), REPLY_S)
         if settled.code != Code.OK:
             raise ToolError(f"not acknowledged: {settled.text} (code {settled.code})")
-        lines.append(f"acknowledged {len(idents)}")
+        lines.append(f"acknowledged {len(found)}")
     except TimeoutError:
-        doubt = "" if found else ", and so far nobody could check the ids"
-        lines.append(f"queued: {len(idents)} acknowledged on disk; goes out when this session is connected{doubt}")
+        lines.append(f"queued: {len(found)} acknowledged on disk; goes out when this session is connected")
     if note:
-        lines += [await _note(desk, sender, ident, note) for sender, ident in (found or {}).items()]
+        senders: dict[str, str] = {}
+        for value in found:
+            senders.setdefault(f"{value['from']}@{value['host']}", str(value["id"]))
+        lines += [await _note(desk, sender, ident, note) for sender, ident in senders.items()]
     return "; ".join(lines)
 
 
-async def _senders(desk: Desk, idents: Sequence[str], must: bool) -> dict[str, str] | None:
-    """Sender -> the first of these that he sent. None where the broker cannot be asked and need not."""
+def message_name(text: str, argument: str) -> Typed:
+    """A whole message id, or HOST/ID or NAME@HOST/ID."""
+    found = whole(text)
+    if found is None:
+        raise ToolError(f"{argument!r}: {text[:60]!r} is no message id (16 of a-z 2-7, as shown after 'id')")
+    return found
+
+
+async def _meant(desk: Desk, wanted: Sequence[Typed], must: bool) -> list[dict[str, Any]]:
+    """The messages that are meant: each is one, and was offered to this session. ToolError when not. Where the broker
+    cannot be asked, and need not (`must`), the ledger alone says so.
+    """
+    lines = await asyncio.wrap_future(desk.session.loop.call(lambda link, _now: _offered(link, wanted)))
+    idents = sorted({each.ident for each in wanted})
     try:
-        rows = (
-            await query(desk, "inbox", {"ids": list(idents), "limit": len(idents)}, QUERY_S if must else REPLY_S)
-        ).rows
+        asked = {"ids": idents, "limit": LIMIT_MAX}
+        rows = [value for value, _ in (await query(desk, "inbox", asked, QUERY_S if must else REPLY_S)).rows]
     except ToolError as error:
         if must:
             raise ToolError(f"nothing was acknowledged, for the note cannot be addressed: {error}") from error
-        return None
-    unknown = set(idents) - {str(value.get("id")) for value, _ in rows}
-    if unknown:
-        raise ToolError(f"no message {', '.join(sorted(unknown))} in this session's mailbox (check the ids)")
-    senders: dict[str, str] = {}
-    for value, _ in rows:
-        senders.setdefault(f"{value['from']}@{value['host']}", str(value["id"]))
-    return senders
+        rows, checked = lines, False
+    else:
+        checked = True
+        if len(rows) >= LIMIT_MAX:
+            raise ToolError("too many messages have these ids; nothing was acknowledged (ack fewer at once)")
+        known = {(line["host"], line["fid"], line["id"]) for line in lines}
+        for row in rows:
+            # What another session was offered and nobody has seen is not this one's to acknowledge.
+            row["again"] = any((row["host"], fid, row["id"]) in known for fid in (row["fid"], ""))
+            row["status"] = "" if row["status"] == "offered" else row["status"]
+    found: dict[str, dict[str, Any]] = {}
+    for each in wanted:
+        try:
+            value = offered(each, rows)
+        except Refused as refused:
+            hint = "check_messages shows it" if "shown" in str(refused) else "check the ids"
+            text = str(refused) if refused.code == Code.CONFLICT else f"{refused} in this session's mailbox ({hint})"
+            more = "" if checked else "; the broker cannot be asked just now"
+            raise ToolError(f"{text}; nothing was acknowledged{more}") from refused
+        found[f"{value['host']}/{value['fid']}/{value['id']}"] = value
+    return list(found.values())
+
+
+def _offered(link: Link, wanted: Sequence[Typed]) -> list[dict[str, Any]]:
+    """What the ledger has of these ids: in the hands of a path, or shown."""
+    idents = {each.ident for each in wanted}
+    found = []
+    for key in link.book.ledger:
+        ident = key.rpartition("/")[2]
+        if ident in idents:
+            found.append(
+                {"id": ident, "host": key.partition("/")[0], "fid": named(key)[1], "from": "", "again": True}
+            )
+    return found
+
+
+def _acknowledge(link: Link, now: int, found: Sequence[dict[str, Any]]) -> int:
+    """Write it down: that these were shown, for who acknowledges has seen them, and the receipts. The broker may not
+    have heard yet that they were offered, so it is told once more before.
+    """
+    row, ledger = 0, link.book.ledger
+    keys = [f"{value['host']}/{value['fid']}/{value['id']}" for value in found]
+    lines = {key: ledger.get(key) or ledger.get(named(key)[0]) for key in keys}
+    offers = {key: ("offered", line.path, max(0, now - line.at)) for key, line in lines.items() if line is not None}
+    link.inbox.shown(now, keys, "acked")
+    link.inbox.proven(now, keys, "acked")
+    for start in range(0, len(keys), ACKS_AT_ONCE):
+        part = keys[start : start + ACKS_AT_ONCE]
+        rows: dict[tuple[str, str, int], list[str]] = {}
+        for key in part:
+            if key in offers:
+                rows.setdefault(offers[key], []).append(key)
+        row, _ = link.submit(now, "receipt", receipt(rows | {("acked", "tool", 0): part}))
+    return row
 
 
 async def _note(desk: Desk, sender: str, ident: str, note: str) -> str:

@@ -22,8 +22,8 @@ from bus.world import Mailbox
 QUERIES = {
     "whoami": "",
     "peers": "all?:flag active?:num scope?:text",
-    "inbox": "ids?:list tag?:text from?:text re?:text kind?:text unread?:flag limit?:num after?:num before?:num "
-    "oldest?:flag",
+    "inbox": "ids?:list of?:list tag?:text from?:text re?:text kind?:text unread?:flag limit?:num after?:num "
+    "before?:num oldest?:flag",
     "message": "id:text of?:text",
     "why": "id:text of?:text",
     "history": "peer?:text limit?:num before?:num",

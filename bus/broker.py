@@ -2,9 +2,10 @@
 
     receive(now, route, who, frames)   lost(now, route)   tick(now)   deadline()   take() -> Batch
 
-`now` is ms since 1970 and must not run backwards. After `take()` the caller commits the writes, then sends, then
-answers reads, then publishes, in this order; when the commit fails for want of room it calls `undo(...)` with the
-world as the disk has it. The table below is the one of PROTOCOL.md §5, compared with it by a test.
+`now` is ms since 1970 and must not run backwards. After `take()` the caller commits the writes, tells
+`committed(...)` what the disk made of them, then sends, then answers reads, then publishes, in this order; when the
+commit fails for want of room it calls `undo(...)` with the world as the disk has it. The table below is the one of
+PROTOCOL.md §5, compared with it by a test.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from bus import activity, deliveries, enrolment, policy, requests, sessions, wire
 from bus.core import Core, Session, Settings, Who
-from bus.effects import AddOp, Admit, Batch, Greet, Push, Read, Recall, Send
+from bus.effects import AddOp, Admit, Batch, Greet, Push, Read, Recall, Resolved, Send
 from bus.errors import Code, RemoteError
 from bus.ops import naming
 from bus.ops import state as state_ops
@@ -173,6 +174,15 @@ class Broker:
         """Everything to be done since the last call."""
         deliveries.tell_crowded(self.core)
         return self.core.take()
+
+    def committed(self, batch: Batch, found: Sequence[Resolved]) -> None:
+        """`batch` is on disk. Steps that were told by id are events only now, and only where the disk has them; they
+        follow those of the batch, to be published with them.
+        """
+        for each in found:
+            deliveries.resolved(self.core, each)
+        batch.events += self.core.batch.events
+        self.core.batch.events.clear()
 
     def undo(self, now: int, batch: Batch, world: World) -> None:
         """The disk is full: `batch` was not written. `world` is the disk's.

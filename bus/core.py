@@ -119,7 +119,9 @@ class Core:
         self._dirty_mailboxes: dict[str, None] = {}
         self._dirty_outboxes: dict[str, None] = {}
         self.timers = Timers()
-        self.stepped: set[tuple[str, str, str]] = set()  # (mailbox, message, host) offered in this batch, not pending
+        self.stepped: set[tuple[str, str, str]] = (
+            set()
+        )  # (mailbox, message, sender) offered in this batch, not pending
         self._octets: dict[str, int] = {}
         self._numbers: dict[str, dict[str, dict[str, int]]] = {}
         self.names: dict[tuple[str, str], str] = {(m.key, m.name): m.id for m in world.mailboxes.values()}
@@ -231,11 +233,14 @@ class Core:
             self._numbers[mailbox.id] = made
         return self._numbers[mailbox.id]
 
-    def numbers_of(self, mailbox: Mailbox, host: str, msg: str) -> list[int]:
-        """The unsettled numbers of one message id, from senders of `host` ("" = of any)."""
+    def numbers_of(self, mailbox: Mailbox, host: str, msg: str, sender: str = "") -> list[int]:
+        """The unsettled numbers of one message id, of mailbox `sender` at `host` ("" = of any)."""
         boxes = self.world.mailboxes
-        senders = self.numbers(mailbox).get(msg, {})
-        return [n for sender, n in senders.items() if not host or (sender in boxes and boxes[sender].host == host)]
+        return [
+            n
+            for box, n in self.numbers(mailbox).get(msg, {}).items()
+            if sender in ("", box) and (not host or (box in boxes and boxes[box].host == host))
+        ]
 
     def heard_from(self, mailbox: Mailbox) -> None:
         """Presence for others to see; written at most once a minute."""

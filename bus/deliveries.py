@@ -6,14 +6,24 @@ Knows the core; knows nothing of requests, names or sockets.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from bus import wire
 from bus.core import Core, Session
-from bus.effects import AddDelivery, Move, MoveById, Push
+from bus.effects import AddDelivery, Move, MoveById, Push, Resolved
 from bus.world import Mailbox, Pending
 
 STEPS = ("offered", "injected", "acked", "failed")
+
+
+class Name(NamedTuple):
+    """What a message is called by whoever speaks of it. An id is chosen by its sender, and so may be another
+    message's as well: only with `sender`, the mailbox that sent it, is this exact.
+    """
+
+    msg: str
+    host: str = ""
+    sender: str = ""
 
 
 def deliver(core: Core, mailbox: Mailbox, pending: Pending) -> None:
@@ -28,8 +38,7 @@ def deliver(core: Core, mailbox: Mailbox, pending: Pending) -> None:
         )
     )
     expire_at(core, mailbox, pending)
-    host = core.world.mailboxes[pending.sender].host
-    if core.stepped and core.stepped & {(mailbox.id, pending.msg, ""), (mailbox.id, pending.msg, host)}:
+    if (mailbox.id, pending.msg, pending.sender) in core.stepped:
         pending.status = "offered"  # a receipt came first (the database is another); the disk takes steps last
     arrive(core, mailbox, pending)
 
@@ -179,15 +188,37 @@ def leave(core: Core, mailbox: Mailbox, n: int, status: str, proof: str, when: i
     tell(core, mailbox, pending.msg, status, when, proof, pending)
 
 
-def tell(
-    core: Core, mailbox: Mailbox, msg: str, status: str, when: int, proof: str, pending: Pending | None = None
-) -> None:
-    """One step of a copy, as of `when`. Who sent it is told where it is known: as long as the copy was unsettled."""
-    sender = core.world.mailboxes.get(pending.sender) if pending else None
+def tell(core: Core, mailbox: Mailbox, msg: str, status: str, when: int, proof: str, pending: Pending) -> None:
+    """One step of a copy, as of `when`."""
+    sender = core.world.mailboxes.get(pending.sender)
     by = {"from": sender.name, "from_host": sender.host} if sender else {}
-    kind = {"kind": pending.kind} if pending else {}
     place = {"to": mailbox.name, "host": mailbox.host, "mailbox": mailbox.id}
-    core.emit(f"msg.{status}", id=msg, **by, **place, **kind, at=when, proof=proof)
+    core.emit(f"msg.{status}", id=msg, fid=pending.sender, **by, **place, kind=pending.kind, at=when, proof=proof)
+
+
+def resolved(core: Core, found: Resolved) -> None:
+    """The batch is on disk, and this is what a step in it that was told by id came to there: only now it is told."""
+    move = found.write
+    if move.status == "answered":
+        pass  # what an answer names may be anything its sender knows
+    elif found.why == "unknown":
+        core.count("receipt unknown")
+    elif found.why == "ambiguous":
+        core.count("receipt ambiguous")
+    elif found.why:
+        core.count("receipt not offered")
+    mailbox = core.world.mailboxes.get(move.mailbox)
+    if not found.fresh or mailbox is None:
+        return
+    if move.status == "offered":
+        for n in found.fresh:
+            if n in mailbox.pending:
+                mailbox.pending[n].status = "offered"
+    sender = core.world.mailboxes.get(found.sender)
+    by = {"from": sender.name if sender else found.name, "from_host": sender.host if sender else found.host}
+    place = {"to": mailbox.name, "host": mailbox.host, "mailbox": mailbox.id}
+    about = {"id": move.msg, "fid": found.sender, **by, **place, "kind": found.kind}
+    core.emit(f"msg.{move.status}", **about, at=move.ts, proof=move.proof)
 
 
 def expire(core: Core, mailbox_id: str, n: int) -> None:
@@ -225,26 +256,30 @@ def offered(core: Core, mailbox: Mailbox, pending: Pending, when: int, proof: st
         tell(core, mailbox, pending.msg, "offered", when, proof, pending)
 
 
-def step(core: Core, mailbox: Mailbox, status: str, ident: str, when: int, proof: str) -> None:
-    """One step that the recipient's agent reports by "host/id" or id; a step that was recorded stays as it is."""
-    host, _, msg = ident.rpartition("/")
-    found = core.numbers_of(mailbox, host, msg)
-    if found and status == "offered":
-        for pending in (mailbox.pending[n] for n in found):
-            offered(core, mailbox, pending, when, proof)
-        return
-    if len(found) != 1:
-        if status == "offered":
-            core.stepped.add((mailbox.id, msg, host))
-        core.write(MoveById(mailbox.id, msg, status, when, proof, host))
-        tell(core, mailbox, msg, status, when, proof)
+def step(core: Core, mailbox: Mailbox, status: str, name: Name, when: int, proof: str) -> None:
+    """One step that the recipient's agent reports; a step that was recorded stays as it is.
+
+    Only a name that is exact settles a copy. By any other the disk decides which message is meant: an id that waits
+    here may also be that of one that was settled, of which this side knows nothing.
+    """
+    found = core.numbers_of(mailbox, "", name.msg, name.sender) if name.sender else []
+    if not found:
+        if status == "offered" and name.sender:
+            core.stepped.add((mailbox.id, name.msg, name.sender))
+        core.write(MoveById(mailbox.id, name.msg, status, when, proof, name.host, name.sender))
         return
     n = found[0]
+    pending = mailbox.pending[n]
+    if status == "offered":
+        offered(core, mailbox, pending, when, proof)
+        return
+    if pending.status != "offered" and status != "injected":
+        core.count("receipt not offered")
+        return
     session = core.holder(mailbox)
     leave(core, mailbox, n, "failed" if status == "failed" else "injected", proof, when)
     if status == "acked":
-        core.write(MoveById(mailbox.id, msg, "acked", when, proof, host))
-        tell(core, mailbox, msg, "acked", when, proof)
+        core.write(MoveById(mailbox.id, name.msg, "acked", when, proof, name.host, name.sender))
     if session is not None:
         push(core, session, mailbox)
 
@@ -269,8 +304,15 @@ def oldest(mailbox: Mailbox) -> int:
     return next((pending.ts for pending in mailbox.pending.values()), 0)
 
 
-def ids(value: Any, limit: int) -> list[str]:
-    """A list of message ids or host/ids out of untrusted arguments; what is none is left out."""
-    if not isinstance(value, list):
-        return []
-    return [x for x in value[:limit] if isinstance(x, str) and len(x) <= 128]
+def named(value: Any, of: Any, limit: int) -> list[Name]:
+    """The messages that untrusted arguments name: ids or host/ids, and beside them the mailboxes that sent them. What
+    is neither is left out.
+    """
+    found = []
+    senders = of if isinstance(of, list) else []
+    for at, text in enumerate(value[:limit] if isinstance(value, list) else ()):
+        if isinstance(text, str) and len(text) <= 128:
+            host, _, msg = text.rpartition("/")
+            sender = senders[at] if at < len(senders) else ""
+            found.append(Name(msg, host, sender if isinstance(sender, str) and len(sender) <= 64 else ""))
+    return found

@@ -118,8 +118,11 @@ class Move:
 
 @record
 class MoveById:
-    """A step of a delivery named by message id: acked, answered, or one that is told late. `host` is the sender's,
-    "" for any. It never settles, and never touches what is held.
+    """A step of a delivery that is named by message id: acked, answered, or one that is told late.
+
+    `sender` is the mailbox that sent it, which is exact; `host` is the sender's host; "" for any. Whether the name
+    fits one message, and which, is decided by the disk (Resolved); one that a mailbox of `to` sent goes first. It
+    never settles, and never touches what is held.
     """
 
     mailbox: str
@@ -128,6 +131,23 @@ class MoveById:
     ts: int
     proof: str
     host: str = ""
+    sender: str = ""
+    to: tuple[str, ...] = ()
+
+
+@record
+class Resolved:
+    """What the disk made of a MoveById: the copies in `fresh` got the step just now, and `name`, `host`, `kind` and
+    `sender` are those of their message. `why` is "" unless nothing fit: "unknown", "ambiguous" or "not offered".
+    """
+
+    write: MoveById
+    why: str = ""
+    fresh: tuple[int, ...] = ()
+    sender: str = ""
+    name: str = ""
+    host: str = ""
+    kind: str = ""
 
 
 @record

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict, deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 HOPS_MAX = 64
@@ -60,8 +61,10 @@ class Governor:
 
     def __init__(self) -> None:
         self._buckets: dict[str, tuple[float, int]] = {}
-        self._hops: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._thanks: OrderedDict[tuple[str, str], None] = OrderedDict()
+        # By recipient and id: the first message of this id, and each by its sender. Ids are chosen by senders.
+        self._first: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._hops: OrderedDict[tuple[str, str, str], int] = OrderedDict()
+        self._thanks: OrderedDict[tuple[str, str, str], None] = OrderedDict()
         self._talks: OrderedDict[tuple[str, str], tuple[str, int, int]] = OrderedDict()
         self._wakes: dict[str, deque[int]] = {}
         self._breakers: dict[tuple[str, str], Breaker] = {}
@@ -91,19 +94,25 @@ class Governor:
 
     # -- hops ------------------------------------------------------------------------------------------------------
 
-    def hops(self, sender: str, re_: str, said: int) -> int:
-        """How many messages stand before this one in its chain of replies; `said` is what its sender knows of it."""
-        return max(said, self._hops.get((sender, re_), 0) + 1 if re_ else 0)
+    def hops(self, sender: str, re_: str, said: int, to: Collection[str] = ()) -> int:
+        """How many messages stand before this one in its chain of replies; `said` is what its sender knows of it.
 
-    def delivered(self, recipient: str, msg: str, hops: int, thanks: bool) -> None:
+        The message it replies to is that of one of its recipients `to`, else the first of that id.
+        """
+        if not re_:
+            return said
+        known = [self._hops[sender, re_, box] for box in to if (sender, re_, box) in self._hops]
+        return max(said, (max(known) if known else self._first.get((sender, re_), 0)) + 1)
+
+    def delivered(self, sender: str, recipient: str, msg: str, hops: int, thanks: bool) -> None:
         """Remember what a reply to this copy would count from."""
-        self._hops.setdefault((recipient, msg), hops)
-        if len(self._hops) > KNOWN_MAX:
-            self._hops.popitem(last=False)
+        self._first.setdefault((recipient, msg), hops)
+        self._hops.setdefault((recipient, msg, sender), hops)
         if thanks:
-            self._thanks[recipient, msg] = None
-            if len(self._thanks) > KNOWN_MAX:
-                self._thanks.popitem(last=False)
+            self._thanks[recipient, msg, sender] = None
+        for known in (self._first, self._hops, self._thanks):
+            if len(known) > KNOWN_MAX:
+                known.popitem(last=False)
 
     # -- thanks ----------------------------------------------------------------------------------------------------
 
@@ -119,7 +128,7 @@ class Governor:
                 self._talks.pop(pair, None)
             return 0
         last, run, at = self._talks.get(pair, ("", 0, 0))
-        answers = bool(re_) and (sender, re_) not in self._thanks
+        answers = bool(re_) and (sender, re_, recipient) not in self._thanks
         run = run + 1 if last == recipient != sender and not answers and now - at < THANKS_MS else 1
         self._talks[pair] = (sender, run, now)
         self._talks.move_to_end(pair)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from bus.core import Core
-from bus.deliveries import arrive, expire_at, tell
+from bus.deliveries import Name, arrive, expire_at, tell
 from bus.effects import AddDelivery, DropRule, Move, PutPause, PutRule, Release
 from bus.errors import Code, Refused
 from bus.governor import POLICY_RULES
@@ -146,15 +146,21 @@ def held_of(core: Core, key: str) -> Iterator[tuple[Mailbox, Pending]]:
             yield from ((mailbox, pending) for pending in list(mailbox.held.values()))
 
 
-def named(core: Core, key: str, ident: str) -> list[tuple[Mailbox, Pending]]:
-    """The held copies of one message, by its id or `host/id`."""
-    host, _, msg = ident.rpartition("/")
+def named(core: Core, key: str, name: Name) -> list[tuple[Mailbox, Pending]]:
+    """The held copies of one message. Refused (409) where the name fits messages of several senders."""
     boxes = core.world.mailboxes
-    return [
+    found = [
         (mailbox, pending)
         for mailbox, pending in held_of(core, key)
-        if pending.msg == msg and (not host or boxes[pending.sender].host == host)
+        if pending.msg == name.msg
+        and name.sender in ("", pending.sender)
+        and name.host in ("", boxes[pending.sender].host)
     ]
+    senders = dict.fromkeys(f"{boxes[p.sender].name}@{boxes[p.sender].host}" for _, p in found)
+    if len({pending.sender for _, pending in found}) > 1:
+        several = ", ".join(senders)
+        raise Refused(Code.CONFLICT, f"messages of several senders have the id {name.msg}: {several} (say which)")
+    return found
 
 
 def release(core: Core, mailbox: Mailbox, pending: Pending, proof: str) -> None:
@@ -172,6 +178,7 @@ def release(core: Core, mailbox: Mailbox, pending: Pending, proof: str) -> None:
     core.emit(
         "msg.stored",
         id=pending.msg,
+        fid=sender.id,
         **{"from": sender.name, "from_host": sender.host},
         to=mailbox.name,
         host=mailbox.host,

@@ -260,7 +260,7 @@ class Shell:
                 # First: a machine that was taken off must be off before anybody is told so.
                 trust.save_roll(self._home, batch.roll)
                 self._door.roll, batch.former = batch.roll, None
-            self._store.apply(batch.writes)
+            found = self._store.apply(batch.writes)
         except StoreError as error:
             if not error.full:
                 raise
@@ -272,6 +272,7 @@ class Shell:
             log.debug("= %d writes in %.2f ms", len(batch.writes), (time.monotonic() - begun) * 1000)
         self._probe_wait = PROBE_S[0]
         self._chores.noticed(batch.writes)
+        self.broker.committed(batch, found)
         return True
 
     def _at_the_door(self, effect: Admit | Shut | Greet | Cut) -> None:

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from bus.database import create, refusal, told, transaction
-from bus.effects import AddMessage, Read, Write
+from bus.effects import AddMessage, MoveById, Read, Resolved, Write
 from bus.errors import StoreError
 from bus.private import private_file
 from bus.store_reads import answer
-from bus.store_schema import connect, prepare
+from bus.store_schema import STEP, connect, prepare
 from bus.store_upkeep import Pruner, index_some, merge_some, meta
-from bus.store_writes import Plan
+from bus.store_writes import BY_ID, MOVE, Plan
 from bus.world import Entry, Mailbox, Outbox, Pending, Rule, Saved, World
 
 log = logging.getLogger("talkbus.broker")
@@ -45,6 +45,18 @@ _SAVED = (
     "SELECT b.id, o.q, o.digest, o.code, o.reply FROM outboxes b "
     "JOIN ops o ON o.ob = b.id AND o.q BETWEEN b.floor AND b.high ORDER BY b.row, o.q"
 )
+
+_NAMED = {
+    # By itself SQLite would look through the whole mailbox for it.
+    status: f"SELECT m.row, m.sender, m.name, m.host, m.kind, d.n, d.{status}_at IS NULL, "
+    "d.offered_at IS NOT NULL OR d.injected_at IS NOT NULL "
+    "FROM messages m CROSS JOIN deliveries d INDEXED BY deliveries_msg ON d.msg = m.row "
+    "WHERE m.id = ? AND ? IN ('', m.host) AND ? IN ('', m.sender) AND d.mailbox = ? "
+    # Nobody can have been shown what is held; an agent that says so speaks of a copy the disk no longer knows.
+    "AND NOT (d.open = 1 AND d.stored_at IS NULL)"
+    for status in STEP
+}
+_ONLY_OFFERED = ("acked", "failed")
 
 
 class Store:
@@ -131,33 +143,39 @@ class Store:
         if self._owner:
             self._db.close()
 
-    def apply(self, writes: Sequence[Write]) -> None:
+    def apply(self, writes: Sequence[Write]) -> list[Resolved]:
         """Commit a batch: everything in the order given, or nothing. When it returns it is on the disk.
+
+        What became of each MoveById is told, in their order.
 
         StoreError when nothing of it was done; with `full` the same batch may be tried again. The store stays usable.
         """
         if not writes:
-            return
+            return []
         try:
-            self._apply(writes, careful=False)
+            return self._apply(writes, careful=False)
         except StoreError as error:
             # Likely a message that is there already: then the first stays, which takes a look at every one.
             if not isinstance(error.__cause__, sqlite3.IntegrityError):
                 raise
-            self._apply(writes, careful=True)
+            return self._apply(writes, careful=True)
 
-    def _apply(self, writes: Sequence[Write], careful: bool) -> None:
+    def _apply(self, writes: Sequence[Write], careful: bool) -> list[Resolved]:
+        resolved: list[Resolved] = []
         with self._transaction("write"):
             plan = Plan(self._row, self._row_of, careful=careful)
             plan.add(writes)
             for sql, rows in plan.runs():
-                if len(rows) == 1:
+                if sql is BY_ID:
+                    resolved += [_resolve(self._db, move) for (move,) in rows]
+                elif len(rows) == 1:
                     self._db.execute(sql, rows[0])
                 else:
                     self._db.executemany(sql, rows)
         self._row = plan.row
         for message in plan.fresh:
             self._keep(message)
+        return resolved
 
     def load(self) -> World:
         """The working set as it was at the last commit: pending deliveries by number, replies of floor…high."""
@@ -304,3 +322,24 @@ class Store:
 
     def _transaction(self, doing: str) -> AbstractContextManager[None]:
         return transaction(self._db, self._where, doing)
+
+
+def _resolve(db: sqlite3.Connection, w: MoveById) -> Resolved:
+    """Carry out a step that is told by the id of a message, which is the sender's choice: it counts where it names
+    exactly one message of this mailbox. An answer is about what one of its recipients sent, if there is such a
+    message; then what was offered goes first.
+    """
+    found = db.execute(_NAMED[w.status], (w.msg, w.host, w.sender, w.mailbox)).fetchall()
+    if not found:
+        return Resolved(w, "unknown")
+    found = [row for row in found if row[1] in w.to] or found
+    if w.status != "offered":
+        offered = [row for row in found if row[7]]
+        if not offered and w.status in _ONLY_OFFERED:
+            return Resolved(w, "not offered")
+        found = offered or found
+    if len({row[0] for row in found}) != 1:
+        return Resolved(w, "ambiguous")
+    fresh = tuple(row[5] for row in found if row[6])
+    db.executemany(MOVE[w.status, False], [(w.proof, w.ts, w.mailbox, n) for n in fresh])
+    return Resolved(w, "", fresh, *found[0][1:5])

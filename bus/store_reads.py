@@ -42,6 +42,7 @@ _WITH_PEER = (
 )
 # Offered and not settled: whoever had it may have shown it before they died. What is settled was shown.
 _MAYBE_SHOWN = "d.open = 1 AND d.offered_at IS NOT NULL"
+_IDENT = "(m.id = ? AND ? IN ('', m.host) AND ? IN ('', m.sender))"
 _STATE = "SELECT key, ver, by, project, ts, expires, value FROM state"
 
 
@@ -86,7 +87,12 @@ class Ask:
 
     def known(self) -> str:
         """The same for what became of a message, which tells no text."""
-        return "1" if self.read.role == "owner" else f"(m.key = :key OR {_COPY}))"
+        return "TRUE" if self.read.role == "owner" else f"(m.key = :key OR {_COPY}))"
+
+    def senders(self, count: int) -> list[str]:
+        """`of`: the mailboxes that sent the `count` messages that are named; "" where that is not said."""
+        given = self.texts("of")
+        return [*given[:count], *[""] * (count - len(given))]
 
 
 def answer(db: sqlite3.Connection, read: Read, now: int) -> Iterator[Part]:
@@ -167,8 +173,14 @@ def _inbox(ask: Ask) -> Iterator[Part]:
         where.append("d.n < ?")
         values.append(ask.num("before"))
     if ids:
-        where.append(f"m.id IN ({', '.join('?' * len(ids))})")
-        values += ids
+        names = [text.rpartition("/") for text in ids]
+        where.append(f"m.id IN ({', '.join('?' * len(names))})")
+        values += [ident for _, _, ident in names]
+        senders = ask.senders(len(ids))
+        if any(senders) or any(host for host, _, _ in names):
+            where.append(f"({' OR '.join([_IDENT] * len(names))})")
+            for (host, _, ident), sender in zip(names, senders, strict=True):
+                values += [ident, host, sender]
     for name in ("tag", "re", "kind"):
         if ask.text(name):
             where.append(f"m.{name} = ?")
@@ -195,31 +207,62 @@ def _inbox(ask: Ask) -> Iterator[Part]:
     )
 
 
-def _find(ask: Ask, visible: str) -> Any:
-    """The message that is asked for by id or by the beginning of one, and by the mailbox that sent it (`of`).
+# Whose message it is to whoever asks: of this mailbox, of this key, received here, received by this key, others'.
+_NEAR = (
+    "CASE WHEN m.sender = :mailbox THEN 0 WHEN m.key = :key THEN 1 "
+    "WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.msg = m.row AND d.mailbox = :mailbox) THEN 2 "
+    f"WHEN {_COPY}) THEN 3 ELSE 4 END"
+)
+# What is asked for before the slash: the sender's host, or name@host; and `of`, the sender's mailbox.
+_SENT_BY = ":host IN ('', m.host) AND :name IN ('', m.name) AND :of IN ('', m.sender)"
 
-    Refused 403, 404, 409 or 422.
+
+def _find(ask: Ask, visible: str) -> Any:
+    """The message that is asked for by id or by the beginning of one. Refused 403, 404, 409 or 422.
+
+    An id is chosen by its sender. Where it is that of several messages the asker's own counts; what then is still
+    several is told as such, and never decided for somebody else's.
     """
-    ident = ask.text("id").strip()
-    key = {"key": ask.read.key, "id": ident, "low": ident.lower(), "end": ident.lower() + "\U0010ffff"}
-    key["of"] = ask.text("of")
-    sql = f"SELECT {_COLUMNS}, {visible} FROM messages m WHERE :of IN ('', m.sender) AND "
-    # Two senders may have used one id: the asker's own message counts first, then the older one.
-    order = f" ORDER BY {visible} DESC, m.key = :key DESC, m.row LIMIT 1"
-    exact = ask.db.execute(sql + "m.id = :id" + order, key).fetchone()
-    if exact:
-        if not exact[12]:
-            raise Refused(Code.FORBIDDEN, f"message {ident} was neither sent nor received by this key (or is held)")
-        return exact[:12]
-    if len(ident) < PREFIX_MIN:
-        raise Refused(Code.INVALID, f"id is no message id and no beginning of one (at least {PREFIX_MIN} characters)")
-    # Only what the asker may see counts, or a prefix would tell what exists.
-    rows = ask.db.execute(sql + f"m.id >= :low AND m.id < :end AND {visible} LIMIT 5", key).fetchall()
-    if not rows:
-        raise Refused(Code.NOT_FOUND, f"no message {ident[:20]} (it may have been pruned)")
-    if len(rows) > 1:
-        raise Refused(Code.CONFLICT, f"several messages begin with {ident[:20]}: {', '.join(r[1] for r in rows)}")
-    return rows[0][:12]
+    whose, _, ident = ask.text("id").strip().rpartition("/")
+    name, _, host = whose.lower().rpartition("@")
+    key = {
+        "key": ask.read.key,
+        "mailbox": ask.read.mailbox,
+        "id": ident,
+        "low": ident.lower(),
+        "end": ident.lower() + "\U0010ffff",
+        "host": host,
+        "name": name,
+        "of": ask.text("of"),
+    }
+    where = f"FROM messages m WHERE m.id = :id AND {_SENT_BY}"
+    sql = f"SELECT {_COLUMNS}, {_NEAR} AS near {where} AND {visible} ORDER BY near, m.row LIMIT {LIMIT_MAX}"
+    exact = ask.db.execute(sql, key).fetchall()
+    if not exact and ask.db.execute(f"SELECT 1 {where} LIMIT 1", key).fetchone():
+        raise Refused(Code.FORBIDDEN, f"message {ident} was neither sent nor received by this key (or is held)")
+    if not exact:
+        if len(ident) < PREFIX_MIN:
+            raise Refused(
+                Code.INVALID, f"id is no message id and no beginning of one (at least {PREFIX_MIN} characters)"
+            )
+        # Only what the asker may see counts, or a prefix would tell what exists.
+        begun = (
+            f"SELECT DISTINCT m.id FROM messages m WHERE m.id >= :low AND m.id < :end AND {_SENT_BY} AND {visible}"
+        )
+        idents = [row[0] for row in ask.db.execute(begun + " LIMIT 5", key)]
+        if not idents:
+            raise Refused(Code.NOT_FOUND, f"no message {ident[:20]} (it may have been pruned)")
+        if len(idents) > 1:
+            raise Refused(Code.CONFLICT, f"several messages begin with {ident[:20]}: {', '.join(idents)}")
+        exact = ask.db.execute(sql, {**key, "id": idents[0]}).fetchall()
+    found = [row[:12] for row in exact if row[12] == exact[0][12]]
+    if len(found) > 1:
+        forms = [f"{clip(row[2], SHORT_MAX)}@{clip(row[3], SHORT_MAX)}/{row[1]}" for row in found[:5]]
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise Refused(
+            Code.CONFLICT, f"{len(found)} messages have the id {found[0][1]} (say which: {', '.join(forms)}{more})"
+        )
+    return found[0]
 
 
 def _message(ask: Ask) -> Iterator[Part]:

@@ -74,28 +74,21 @@ _META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value =
 _OUR_META = frozenset({"store", "indexed", "audited"})
 
 
-def _step(status: str, by: str) -> str:
-    """A step that has a time keeps it; the status only climbs. `by` is the index that finds the delivery."""
+def _step(status: str) -> str:
+    """A step that has a time keeps it; the status only climbs."""
     return (
-        f"UPDATE deliveries{by} SET {status}_proof = CASE WHEN {status}_at IS NULL THEN ? ELSE {status}_proof END, "
+        f"UPDATE deliveries SET {status}_proof = CASE WHEN {status}_at IS NULL THEN ? ELSE {status}_proof END, "
         f"{status}_at = coalesce({status}_at, ?), "
         f"step = CASE WHEN step < {BELOW[status]} THEN {STEP[status]} ELSE step END%s WHERE mailbox = ? AND "
     )
 
 
-_MOVE = {
-    (status, settled): _step(status, "") % (", open = 0" if settled else "") + "n = ?"
+MOVE = {
+    (status, settled): _step(status) % (", open = 0" if settled else "") + "n = ?"
     for status in STEP
     for settled in (False, True)
 }
-_MOVE_BY_ID = {
-    # By itself SQLite would look through the whole mailbox for it.
-    status: _step(status, " INDEXED BY deliveries_msg") % ""
-    + "msg IN (SELECT row FROM messages WHERE id = ? AND host = coalesce(nullif(?, ''), host)) "
-    # Nobody can have been shown what is held; an agent that says so speaks of a copy the disk no longer knows.
-    + "AND NOT (open = 1 AND stored_at IS NULL)"
-    for status in STEP
-}
+BY_ID = "a step by id"  # stands for the statements that look for the message first
 
 
 class Plan:
@@ -161,12 +154,12 @@ class Plan:
     def _move(self, w: Move) -> None:
         if w.status not in STEP:
             raise StoreError(f"{w.status!r} is no step of a delivery")
-        self._put("steps", _MOVE[w.status, w.settled], (w.proof, w.ts, w.mailbox, w.n))
+        self._put("steps", MOVE[w.status, w.settled], (w.proof, w.ts, w.mailbox, w.n))
 
     def _move_by_id(self, w: MoveById) -> None:
         if w.status not in STEP:
             raise StoreError(f"{w.status!r} is no step of a delivery")
-        self._put("steps", _MOVE_BY_ID[w.status], (w.proof, w.ts, w.mailbox, w.msg, w.host))
+        self._put("steps", BY_ID, (w,))
 
     def _mailbox(self, w: PutMailbox) -> None:
         m = w.mailbox

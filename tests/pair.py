@@ -222,7 +222,7 @@ class Direct:
     def turn(self) -> dict[bytes, list[Any]]:
         """Commit and send; memory must be what the disk has."""
         batch = self.broker.take()
-        self.store.apply(batch.writes)
+        self.broker.committed(batch, self.store.apply(batch.writes))
         assert self.store.load() == self.broker.world
         self.sent = {}
         self.events = batch.events

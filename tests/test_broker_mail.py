@@ -43,6 +43,12 @@ def history(rig: Direct, name: str, ident: str) -> dict[str, str]:
     return {step["status"]: step.get("proof", "") for row in rows for step in row["history"]}
 
 
+def fid(rig: Direct, name: str) -> str:
+    """The id of the mailbox of this name."""
+    (found,) = [m.id for m in rig.broker.world.mailboxes.values() if m.name == name]
+    return found
+
+
 def pending(rig: Direct, name: str) -> list[str]:
     return [p.msg for m in rig.broker.world.mailboxes.values() if m.name == name for p in m.pending.values()]
 
@@ -225,7 +231,7 @@ def test_two_keys_may_use_one_id() -> None:
     assert [(m.host, m.body) for m in rig.sent[B]] == [("alpha", b"of alpha"), ("beta", b"of beta")]
     rig.req(B, "receipt", {"moved": [["offered", "p", 0, ["m" * 16]], ["injected", "p", 0, ["m" * 16]]]})
     assert len(pending(rig, "web")) == 2, "which of them is not said"
-    rig.req(B, "receipt", {"moved": [["injected", "p", 0, ["beta/" + "m" * 16]]]})
+    rig.req(B, "receipt", {"moved": [["injected", "p", 0, ["m" * 16]]], "of": [fid(rig, "db")]})
     rig.say(B, {"c": "ACK", "resync": True, "ranges": []})
     assert [m.host for m in rig.sent[B]] == ["alpha"]
 
@@ -241,7 +247,7 @@ def test_receipts_climb_and_settle() -> None:
         assert rig.req(B, "receipt", {"moved": [["offered", "hook", 300, ["m" * 16]]]}).code == 200
     assert rig.topics() == [], "a step that was recorded stays as it is"
     assert history(rig, "web", "m" * 16)["offered"] == "hook"
-    rig.req(B, "receipt", {"moved": [["acked", "tool", 0, ["alpha/" + "m" * 16]]]})
+    rig.req(B, "receipt", {"moved": [["acked", "tool", 0, ["alpha/" + "m" * 16]]], "of": [fid(rig, "api")]})
     assert rig.topics() == ["msg.injected", "msg.acked"] and pending(rig, "web") == []
     assert rig.say(B, {"c": "PING", "k": 1}) == [Pong(1, 3, [], 0, START + 1000)]
     assert rig.req(A, "receipt", {"moved": []}).code == 200
@@ -252,7 +258,7 @@ def test_receipts_after_a_restart() -> None:
     rig.req(A, "send", {"to": ["web"]}, b"x", id="m" * 16)
     rig.restart()
     rig.hello(C, "web", inst="b")
-    rig.req(C, "receipt", {"moved": [["injected", "p", 0, ["alpha/" + "m" * 16]]]})
+    rig.req(C, "receipt", {"moved": [["injected", "p", 0, ["alpha/" + "m" * 16]]], "of": [fid(rig, "api")]})
     assert pending(rig, "web") == []
 
 
@@ -261,7 +267,7 @@ def test_a_receipt_before_its_message_in_one_batch() -> None:
     rig = bus("api", "web")
     moved = [["offered", "p", 0, ["alpha/" + "m" * 16]]]
     for route, op, args, body in ((B, "receipt", {"moved": moved}, b""), (A, "send", {"to": ["web"]}, b"x")):
-        head = {"c": "REQ", "q": 1, "floor": 1, "op": op, "id": "m" * 16, "args": args}
+        head = {"c": "REQ", "q": 1, "floor": 1, "op": op, "id": "m" * 16, "args": args | {"of": [fid(rig, "api")]}}
         frames = [wire.SIGNATURE, wire.pack(head)] + ([body] if body else [])
         rig.broker.receive(rig.now, route, None, frames)
     (msg,) = [m for m in rig.turn()[B] if isinstance(m, Msg)]
@@ -273,8 +279,9 @@ def test_a_receipt_before_its_message_in_one_batch() -> None:
 def test_failed_is_told() -> None:
     rig = bus("api", "web")
     rig.req(A, "send", {"to": ["web"]}, b"x", id="m" * 16)
-    rig.req(B, "receipt", {"moved": [["failed", "no path", 0, ["m" * 16]]]})
-    assert rig.topics() == ["msg.failed"] and pending(rig, "web") == []
+    moved = [["offered", "hook", 0, ["m" * 16]], ["failed", "no path", 0, ["m" * 16]]]
+    rig.req(B, "receipt", {"moved": moved, "of": 2 * [fid(rig, "api")]})
+    assert rig.topics() == ["msg.offered", "msg.failed"] and pending(rig, "web") == []
 
 
 def test_late_truth() -> None:
@@ -307,9 +314,8 @@ def test_receipts_have_an_end() -> None:
     for i in range(70):
         rig.req(A, "send", {"to": ["web"]}, b"x", id=f"m{chr(97 + i // 26)}{chr(97 + i % 26)}" + "m" * 13)
     every = pending(rig, "web")
-    rig.req(
-        B, "receipt", {"moved": [["injected", "p", "soon", every[:40]], ["injected", "p", -5, [None, *every[40:]]]]}
-    )
+    moved = [["injected", "p", "soon", every[:40]], ["injected", "p", -5, [None, *every[40:]]]]
+    rig.req(B, "receipt", {"moved": moved, "of": 71 * [fid(rig, "api")]})
     assert pending(rig, "web") == every[63:], "at most 64 in all, what is no id counts too"
 
 
@@ -323,7 +329,7 @@ def test_settle_marks_what_nobody_holds() -> None:
     rep = rig.req(C, "settle", {"ids": ["m" * 16], "proof": "printed"})
     assert rep.code == 409, "its holder shows and marks its own"
     rig.say(B, {"c": "BYE", "leave": True})
-    rep = rig.req(C, "settle", {"ids": ["m" * 16, "alpha/none", 5], "proof": "printed"})
+    rep = rig.req(C, "settle", {"ids": ["alpha/" + "m" * 16, "alpha/none", 5], "proof": "printed"})
     assert (rep.code, rep.result) == (200, {"settled": 1})
     assert pending(rig, "web") == [] and history(rig, "web", "m" * 16)["injected"] == "printed"
 
@@ -332,7 +338,7 @@ def test_settle_by_the_holder_makes_room() -> None:
     rig = bus("api", "web")
     for i in range(66):
         rig.req(A, "send", {"to": ["web"]}, b"x", id=f"m{chr(97 + i // 26)}{chr(97 + i % 26)}" + "m" * 13)
-    rig.req(B, "settle", {"ids": pending(rig, "web")[:3], "proof": "p"})
+    rig.req(B, "settle", {"ids": pending(rig, "web")[:3], "proof": "p", "of": 3 * [fid(rig, "api")]})
     assert [m.n for m in rig.sent[B] if isinstance(m, Msg)] == [65, 66]
     assert rig.say(B, {"c": "PING", "k": 1})[0].open == [[4, 66]]
 

@@ -202,9 +202,10 @@ def test_inbox_json_is_the_contract_and_marks(script: Script) -> None:
     (told,) = json.loads(result.stdout)
     assert set(told) == MESSAGE
     assert (told["body"], told["reply_to"], told["from"]) == ("héllo", "a" * 16, "api")
+    exact = {"ids": [f"h/{ID}"], "of": ["1"]}
     assert script.done == [
-        ("receipt", {"moved": [["offered", "printed", 0, [f"h/{ID}"]]]}, b""),
-        ("settle", {"ids": [f"h/{ID}"], "proof": "printed"}, b""),
+        ("receipt", {"moved": [["offered", "printed", 0, exact["ids"]]], "of": exact["of"]}, b""),
+        ("settle", {**exact, "proof": "printed"}, b""),
     ]
     assert script.asked[-1] == ("inbox", {"unread": True, "tag": "t", "from": "api", "limit": 3})
 
@@ -389,8 +390,8 @@ def test_ask_a_stranger_is_1(script: Script) -> None:
 
 
 def test_ack(script: Script) -> None:
-    mailbox(script, (letter(), b"x"))
+    mailbox(script, (letter(status="injected"), b"x"))
     assert json.loads(run(script, "ack", ID, "--json").stdout) == [{"id": ID, "from": "api", "status": "acked"}]
-    assert script.done == [("receipt", {"moved": [["acked", "talkbus ack", 0, [f"h/{ID}"]]]}, b"")]
+    assert script.done == [("receipt", {"moved": [["acked", "talkbus ack", 0, [f"h/{ID}"]]], "of": ["1"]}, b"")]
     result = run(script, "ack", ID, "z" * 16)
     assert result.exit_code == exits.REFUSED and len(script.done) == 1

@@ -140,7 +140,9 @@ def test_ids_may_be_cut_and_nothing_is_done_on_a_doubt(script: Script) -> None:
         result = run(script, "hold", "release", "mmmm", ident)
         assert result.exit_code == exits.REFUSED and words in result.stderr and not script.done
     assert run(script, "hold", "release", "k3v7a", "mmmm").stdout == "released 1\n"
-    assert script.done == [("hold.release", {"ids": ["laptop/k3v7" + "a" * 12, "laptop/" + "m" * 16]}, b"")]
+    assert script.done == [
+        ("hold.release", {"ids": ["laptop/k3v7" + "a" * 12, "laptop/" + "m" * 16], "of": ["1", "1"]}, b"")
+    ]
 
 
 def test_all_of_a_sender_in_requests_that_fit(script: Script) -> None:

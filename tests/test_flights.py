@@ -40,7 +40,7 @@ def native(one: Flight, seen: Seen, now: int, session: str = "session-1") -> Ver
 
 
 def test_a_flight_knows_the_keys_of_its_letters() -> None:
-    assert flight().keys == ["vm/a1", "vm/b2"]
+    assert flight().keys == ["vm/f1/a1", "vm/f1/b2"]
 
 
 # -- the session's own inbox -------------------------------------------------------------------------------------------

@@ -310,6 +310,18 @@ def test_a_breaker_is_news_once_and_closes_by_itself() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     keeper = Governor()
     for i in range(governor.KNOWN_MAX + 5):
-        keeper.delivered("m", str(i), 1, True)
+        keeper.delivered("s", "m", str(i), 1, True)
         keeper.thanks(0, "a", str(i), True, "")
     assert len(keeper._hops) == len(keeper._thanks) == len(keeper._talks) == governor.KNOWN_MAX
+
+
+def test_an_id_that_is_used_again_counts_for_its_own_sender() -> None:
+    """Whoever uses the id of another's message neither lengthens nor ends the chain of answers to that one."""
+    keeper = Governor()
+    keeper.delivered("ann", "bob", "m1", 3, False)
+    keeper.delivered("eve", "bob", "m1", 60, True)
+    assert keeper.hops("bob", "m1", 0, ("ann",)) == 4
+    assert keeper.hops("bob", "m1", 0, ("eve",)) == 61
+    assert keeper.hops("bob", "m1", 0, ("cy",)) == 4, "elsewhere the first one counts"
+    assert keeper.thanks(0, "ann", "bob", True, "") == 1
+    assert keeper.thanks(1, "bob", "ann", True, "m1") == 1, "an answer to what ann said, which was no mere thanks"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agent.book import LEDGER_KEPT, Book, DropShown, PutShown, Shown
 from agent.effects import Batch, Mail
-from agent.inbox import LEDGER_SLACK, Inbox, Letter
+from agent.inbox import LEDGER_SLACK, Inbox, Letter, named
 from bus.wire import Ack, Msg, Pong
 
 
@@ -51,7 +52,7 @@ class Rig:
 
     def show(self, *names: str, proof: str = "seen") -> list[Any]:
         self.offer(*names)
-        self.inbox.shown(self.now, [f"h/{name}" for name in names], proof)
+        self.inbox.shown(self.now, [f"h/0001/{name}" for name in names], proof)
         return self.take().sends
 
 
@@ -59,7 +60,7 @@ def test_a_chain_is_taken_in_order() -> None:
     rig = Rig()
     assert rig.hear(msg(1, 0), msg(2, 1), msg(5, 2)) == []
     assert rig.waiting() == ["m1", "m2", "m5"]
-    assert rig.inbox.waiting()[0].key == "h/m1"
+    assert rig.inbox.waiting()[0].key == "h/0001/m1"
 
 
 def test_a_gap_asks_once_and_waits_for_a_new_chain() -> None:
@@ -94,20 +95,20 @@ def test_the_ledger_is_written_before_and_after() -> None:
     rig = Rig()
     rig.hear(msg(1, 0))
     (letter,) = rig.offer()
-    assert rig.take().writes == [PutShown("h/m1", rig.book.ledger["h/m1"])]
-    assert rig.book.ledger["h/m1"] == Shown("offering", "hook", at=1000)
+    assert rig.take().writes == [PutShown("h/0001/m1", rig.book.ledger["h/0001/m1"])]
+    assert rig.book.ledger["h/0001/m1"] == Shown("offering", "hook", at=1000)
     assert rig.offer() == [] and rig.inbox.offer(1000, [letter], "other") == [], "another path has it"
-    rig.inbox.shown(1001, ["h/m1", "h/unknown"], "p" * 100)
-    assert rig.book.ledger["h/m1"] == Shown("shown", "hook", "p" * 64, 1001)
-    assert rig.take().writes == [PutShown("h/m1", rig.book.ledger["h/m1"])]
+    rig.inbox.shown(1001, ["h/0001/m1", "h/0001/unknown"], "p" * 100)
+    assert rig.book.ledger["h/0001/m1"] == Shown("shown", "hook", "p" * 64, 1001)
+    assert rig.take().writes == [PutShown("h/0001/m1", rig.book.ledger["h/0001/m1"])]
     assert rig.inbox.offer(1002, [letter], "other") == []
-    rig.inbox.shown(1003, ["h/m1"], "again")
+    rig.inbox.shown(1003, ["h/0001/m1"], "again")
     assert rig.take() == Batch()
 
 
 def test_what_was_shown_is_acknowledged_at_once() -> None:
     rig = Rig()
-    rig.book.ledger["h/m1"] = Shown("shown", "hook", "seen", 5)
+    rig.book.ledger["h/0001/m1"] = Shown("shown", "hook", "seen", 5)
     assert rig.hear(msg(7, 0, "m1")) == [Ack([[7, 7]], "seen")] and rig.waiting() == []
 
 
@@ -119,7 +120,7 @@ def test_two_hosts_may_use_one_id() -> None:
 
 def test_what_may_have_been_seen_is_marked() -> None:
     rig = Rig()
-    rig.book.ledger["h/m1"] = Shown("offering", "hook")
+    rig.book.ledger["h/0001/m1"] = Shown("offering", "hook")
     rig.hear(msg(1, 0), msg(2, 1, again=True), msg(3, 2))
     assert [x.repeat for x in rig.inbox.waiting()] == [True, True, False]
     assert [x.repeat for x in rig.offer()] == [True, True, False]
@@ -130,12 +131,12 @@ def test_unshown_for_certain_is_as_if_never_offered() -> None:
     rig.hear(msg(1, 0), msg(2, 1))
     rig.offer("m1")
     rig.take()
-    rig.inbox.unshown(["h/m1", "h/unknown"], certain=True)
+    rig.inbox.unshown(["h/0001/m1", "h/0001/unknown"], certain=True)
     batch = rig.take()
-    assert batch.writes == [DropShown("h/m1")] and batch.news == [Mail(0)] and "h/m1" not in rig.book.ledger
+    assert batch.writes == [DropShown("h/0001/m1")] and batch.news == [Mail(0)] and "h/0001/m1" not in rig.book.ledger
     assert rig.waiting() == ["m1", "m2"], "in its old place"
     assert [x.repeat for x in rig.inbox.waiting()] == [False, False]
-    rig.inbox.unshown(["h/unknown"], certain=True)
+    rig.inbox.unshown(["h/0001/unknown"], certain=True)
     assert rig.take() == Batch()
 
 
@@ -144,8 +145,8 @@ def test_what_several_paths_give_back_is_in_order() -> None:
     rig.hear(*(msg(n, n - 1) for n in range(1, 5)))
     rig.offer("m1")
     rig.offer("m2", "m3")
-    rig.inbox.unshown(["h/m1"], certain=True)
-    rig.inbox.unshown(["h/m2", "h/m3"], certain=True)
+    rig.inbox.unshown(["h/0001/m1"], certain=True)
+    rig.inbox.unshown(["h/0001/m2", "h/0001/m3"], certain=True)
     assert rig.waiting() == ["m1", "m2", "m3", "m4"]
 
 
@@ -153,12 +154,12 @@ def test_unshown_perhaps_is_a_possible_repeat() -> None:
     rig = Rig()
     rig.hear(msg(1, 0))
     rig.offer()
-    rig.inbox.unshown(["h/m1"], certain=False)
-    assert [x.repeat for x in rig.inbox.waiting()] == [True] and "h/m1" in rig.book.ledger
+    rig.inbox.unshown(["h/0001/m1"], certain=False)
+    assert [x.repeat for x in rig.inbox.waiting()] == [True] and "h/0001/m1" in rig.book.ledger
     rig.offer()
-    rig.inbox.unshown(["h/m1"], certain=True)
+    rig.inbox.unshown(["h/0001/m1"], certain=True)
     assert [x.repeat for x in rig.inbox.waiting()] == [True], "a doubt of old stays"
-    assert "h/m1" in rig.book.ledger
+    assert "h/0001/m1" in rig.book.ledger
 
 
 def test_a_mark_for_what_this_process_did_itself() -> None:
@@ -167,7 +168,7 @@ def test_a_mark_for_what_this_process_did_itself() -> None:
     rig.inbox.connected(("box", 4))
     rig.hear(msg(1, 0), msg(2, 1, again=True))
     rig.offer("m1")
-    rig.inbox.unshown(["h/m1"], certain=True)
+    rig.inbox.unshown(["h/0001/m1"], certain=True)
     rig.inbox.connected(("box", 4))
     rig.hear(msg(1, 0, again=True), msg(2, 1, again=True))
     assert [x.repeat for x in rig.inbox.waiting()] == [False, True]
@@ -218,12 +219,12 @@ def test_a_new_connection() -> None:
     rig.show("m2")
     rig.inbox.connected()
     assert rig.waiting() == [] and rig.take().sends == []
-    assert ("injected", "seen", 1000, "h/m2") in rig.inbox.moves, "whether its ACK arrived is not known"
+    assert ("injected", "seen", 1000, "h/0001/m2") in rig.inbox.moves, "whether its ACK arrived is not known"
     rig.inbox.connected()
-    assert [m[3] for m in rig.inbox.moves if m[0] == "injected"] == ["h/m2"], "said once"
+    assert [m[3] for m in rig.inbox.moves if m[0] == "injected"] == ["h/0001/m2"], "said once"
     assert rig.hear(msg(1, 0), msg(2, 1), msg(3, 2)) == [Ack([[2, 2]], "seen")]
     assert rig.waiting() == ["m3"], "what is being shown stays being shown"
-    rig.inbox.shown(1000, ["h/m1"], "late")
+    rig.inbox.shown(1000, ["h/0001/m1"], "late")
     assert rig.take().sends == [Ack([[1, 1]], "late")]
 
 
@@ -232,11 +233,11 @@ def test_shown_without_a_connection_is_a_receipt() -> None:
     rig.hear(msg(1, 0))
     rig.offer()
     rig.inbox.connected()
-    rig.inbox.shown(1000, ["h/m1"], "seen")
+    rig.inbox.shown(1000, ["h/0001/m1"], "seen")
     assert rig.take().sends == []
-    assert rig.inbox.moves == [("offered", "hook", 1000, "h/m1"), ("injected", "seen", 1000, "h/m1")]
-    rig.inbox.reported(["h/m1", "h/unknown"])
-    assert rig.book.ledger["h/m1"].told
+    assert rig.inbox.moves == [("offered", "hook", 1000, "h/0001/m1"), ("injected", "seen", 1000, "h/0001/m1")]
+    rig.inbox.reported(["h/0001/m1", "h/0001/unknown"])
+    assert rig.book.ledger["h/0001/m1"].told
     rig.inbox.moves.clear()
     rig.inbox.connected()
     assert rig.inbox.moves == []
@@ -250,8 +251,8 @@ def test_a_lost_ack() -> None:
     rig.hear(msg(1, 0), msg(2, 1))
     rig.show("m1")
     assert rig.compare(pong(1, 2)) == [Ack([[1, 1]], "seen")]
-    assert not rig.book.ledger["h/m1"].told
-    assert rig.compare(pong(2, k=2)) == [] and rig.book.ledger["h/m1"].told
+    assert not rig.book.ledger["h/0001/m1"].told
+    assert rig.compare(pong(2, k=2)) == [] and rig.book.ledger["h/0001/m1"].told
     assert rig.inbox.unconfirmed == 1
 
 
@@ -267,8 +268,8 @@ def test_settled_elsewhere() -> None:
     rig.offer("m3")
     assert rig.compare(pong(2)) == []
     assert rig.waiting() == ["m2"], "m1 was settled by another"
-    rig.inbox.shown(1000, ["h/m3"], "seen")
-    assert rig.inbox.moves[-1] == ("injected", "seen", 1000, "h/m3")
+    rig.inbox.shown(1000, ["h/0001/m3"], "seen")
+    assert rig.inbox.moves[-1] == ("injected", "seen", 1000, "h/0001/m3")
 
 
 def test_more_beyond_the_window() -> None:
@@ -284,9 +285,9 @@ def test_a_pong_does_not_confirm_what_is_still_owed() -> None:
     rig = Rig()
     rig.hear(msg(1, 0))
     rig.offer()
-    rig.inbox.shown(1000, ["h/m1"], "seen")
+    rig.inbox.shown(1000, ["h/0001/m1"], "seen")
     rig.inbox.compare(1, pong(), 1)
-    assert not rig.book.ledger["h/m1"].told
+    assert not rig.book.ledger["h/0001/m1"].told
 
 
 # -- time ----------------------------------------------------------------------------------------------------------
@@ -340,16 +341,16 @@ def test_in_hand_nothing_expires() -> None:
     rig.hear(msg(1, 0, ttl=500))
     rig.offer()
     rig.inbox.expire(9999)
-    rig.inbox.shown(9999, ["h/m1"], "seen")
+    rig.inbox.shown(9999, ["h/0001/m1"], "seen")
     assert rig.take().sends == [Ack([[1, 1]], "seen")]
 
 
 def test_a_message_read_by_query_may_be_offered() -> None:
     """Beyond the window a message is got by query: it has no number here, so a receipt tells that it was shown."""
     rig = Rig()
-    assert [x.key for x in rig.inbox.offer(1000, [Letter(msg(0, 0, "far"), 0)], "tool")] == ["h/far"]
-    rig.inbox.shown(1000, ["h/far"], "seen")
-    assert [(m[0], m[3]) for m in rig.inbox.moves] == [("offered", "h/far"), ("injected", "h/far")]
+    assert [x.key for x in rig.inbox.offer(1000, [Letter(msg(0, 0, "far"), 0)], "tool")] == ["h/0001/far"]
+    rig.inbox.shown(1000, ["h/0001/far"], "seen")
+    assert [(m[0], m[3]) for m in rig.inbox.moves] == [("offered", "h/0001/far"), ("injected", "h/0001/far")]
 
 
 @pytest.mark.parametrize("certain", [True, False])
@@ -358,7 +359,7 @@ def test_unshown_after_a_new_connection(certain: bool) -> None:
     rig.hear(msg(1, 0))
     rig.offer()
     rig.inbox.connected()
-    rig.inbox.unshown(["h/m1"], certain)
+    rig.inbox.unshown(["h/0001/m1"], certain)
     rig.hear(msg(1, 0))
     assert rig.waiting() == ["m1"]
 
@@ -369,36 +370,40 @@ def test_unshown_after_a_new_connection(certain: bool) -> None:
 def test_proof_of_a_former_life() -> None:
     rig = Rig()
     rig.book.ledger.update(
-        {"h/m1": Shown("offering", "hook"), "h/m2": Shown("offering", "hook"), "h/m3": Shown("shown", "x")}
+        {
+            "h/0001/m1": Shown("offering", "hook"),
+            "h/0001/m2": Shown("offering", "hook"),
+            "h/0001/m3": Shown("shown", "x"),
+        }
     )
     rig.hear(msg(1, 0), msg(2, 1))
     rig.offer("m2")
-    rig.inbox.proven(2000, ["h/m1", "h/m2", "h/m3", "h/unknown"], "f" * 99)
-    assert rig.book.ledger["h/m1"] == Shown("shown", "hook", "f" * 64, 2000)
+    rig.inbox.proven(2000, ["h/0001/m1", "h/0001/m2", "h/0001/m3", "h/0001/unknown"], "f" * 99)
+    assert rig.book.ledger["h/0001/m1"] == Shown("shown", "hook", "f" * 64, 2000)
     assert rig.take().sends == [Ack([[1, 1]], "f" * 64)], "m2 is in a path's hands, m3 was proven before"
     assert rig.waiting() == []
 
 
 def test_proof_before_it_comes_again_is_a_receipt() -> None:
     rig = Rig()
-    rig.book.ledger["h/m1"] = Shown("offering", "hook")
-    rig.inbox.proven(2000, ["h/m1"], "found")
-    assert rig.inbox.moves == [("injected", "found", 2000, "h/m1")]
+    rig.book.ledger["h/0001/m1"] = Shown("offering", "hook")
+    rig.inbox.proven(2000, ["h/0001/m1"], "found")
+    assert rig.inbox.moves == [("injected", "found", 2000, "h/0001/m1")]
     assert rig.hear(msg(1, 0)) == [Ack([[1, 1]], "found")]
 
 
 def test_proof_of_what_was_said_to_have_expired() -> None:
     rig = Rig()
-    rig.book.ledger["h/m1"] = Shown("offering", "hook")
+    rig.book.ledger["h/0001/m1"] = Shown("offering", "hook")
     rig.hear(msg(1, 0, ttl=500))
     rig.inbox.expire(1500)
     assert rig.take().sends == [Ack([[1, 1]], "", "expired")]
-    rig.inbox.proven(2000, ["h/m1"], "found")
-    assert rig.take().sends == [] and rig.inbox.moves == [("injected", "found", 2000, "h/m1")]
+    rig.inbox.proven(2000, ["h/0001/m1"], "found")
+    assert rig.take().sends == [] and rig.inbox.moves == [("injected", "found", 2000, "h/0001/m1")]
     rig.compare(pong())
-    assert not rig.book.ledger["h/m1"].told, "the broker believes that it expired"
-    rig.inbox.reported(["h/m1"])
-    assert rig.book.ledger["h/m1"].told
+    assert not rig.book.ledger["h/0001/m1"].told, "the broker believes that it expired"
+    rig.inbox.reported(["h/0001/m1"])
+    assert rig.book.ledger["h/0001/m1"].told
 
 
 def test_what_is_in_hand_when_the_book_is_read_again() -> None:
@@ -408,18 +413,20 @@ def test_what_is_in_hand_when_the_book_is_read_again() -> None:
     other = Inbox(rig.book, lambda: rig.batch)
     other.hold([*letters, Letter(msg(9, 0), 0)])
     assert other.offer(1000, letters, "hook") == [], "it is in hand"
-    other.shown(1000, ["h/m1"], "seen")
-    assert rig.book.ledger["h/m1"].state == "shown" and "h/m9" not in rig.book.ledger
+    other.shown(1000, ["h/0001/m1"], "seen")
+    assert rig.book.ledger["h/0001/m1"].state == "shown" and "h/0001/m9" not in rig.book.ledger
 
 
 def test_the_ledger_in_memory_has_an_end() -> None:
     rig = Rig()
     for i in range(LEDGER_KEPT + LEDGER_SLACK):
-        rig.book.ledger[f"h/old{i}"] = Shown("shown", "hook", told=i != 1)
+        rig.book.ledger[f"h/0001/old{i}"] = Shown("shown", "hook", told=i != 1)
     rig.hear(msg(1, 0))
     rig.offer()
-    assert len(rig.book.ledger) == LEDGER_KEPT and "h/m1" in rig.book.ledger
-    assert "h/old0" not in rig.book.ledger and "h/old1" in rig.book.ledger, "what the broker was not told stays"
+    assert len(rig.book.ledger) == LEDGER_KEPT and "h/0001/m1" in rig.book.ledger
+    assert "h/0001/old0" not in rig.book.ledger and "h/0001/old1" in rig.book.ledger, (
+        "what the broker was not told stays"
+    )
 
 
 @pytest.mark.parametrize(
@@ -427,3 +434,31 @@ def test_the_ledger_in_memory_has_an_end() -> None:
 )
 def test_only_a_task_that_is_not_quieted_may_wake(kind: str, quiet: bool, wakes: bool) -> None:
     assert Letter(Msg(1, 0, "m", "web", "1", "h", "api", kind, 1, quiet=quiet), 0).wakes is wakes
+
+
+def test_one_id_of_two_mailboxes_of_one_host_is_two_messages() -> None:
+    rig = Rig()
+    rig.hear(msg(1, 0), replace(msg(2, 1, "m1"), fid="0002"))
+    first, second = rig.inbox.waiting()
+    rig.inbox.offer(rig.now, [first], "hook")
+    rig.inbox.shown(rig.now, [first.key], "seen")
+    assert rig.take().sends == [Ack([[1, 1]], "seen")]
+    assert rig.inbox.waiting() == [second], "the other one was not shown"
+
+
+def test_a_ledger_of_an_earlier_talkbus_is_understood() -> None:
+    """It named messages by host and id: what was shown then is not shown again, and what was offered is a repeat."""
+    rig = Rig()
+    rig.book.ledger["h/0001/m1"] = Shown("shown", "hook", "seen", told=True)
+    rig.book.ledger["h/m2"] = Shown("offering", "hook")
+    assert rig.hear(msg(1, 0), msg(2, 1)) == [Ack([[1, 1]], "seen")]
+    (letter,) = rig.inbox.waiting()
+    assert letter.repeat and letter.key == "h/0001/m2"
+    assert set(rig.book.ledger) == {"h/0001/m1", "h/0001/m2"}
+    rig.hear(replace(msg(3, 2, "m1"), fid="0002"))
+    assert [x.msg.fid for x in rig.inbox.waiting()] == ["0001", "0002"], "that one is another message"
+
+
+def test_how_operations_name_what_the_ledger_has() -> None:
+    assert named("h/0001/m1") == ("h/m1", "0001")
+    assert named("h/m1") == ("h/m1", ""), "of an earlier talkbus"

@@ -56,7 +56,7 @@ class Loop:
     def comes(self, ident: str, kind: str = "task", body: bytes = b"do it") -> str:
         self._n += 1
         self.inbox.take_in(0, Msg(self._n, self._n - 1, ident, "ada", "f1", "vm", "bob", kind, 5, body=body), 0)
-        return f"vm/{ident}"
+        return f"vm/f1/{ident}"
 
 
 class Bed:

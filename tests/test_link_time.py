@@ -53,23 +53,24 @@ def test_receipts_travel_together_and_are_confirmed() -> None:
     rig = Rig().opened()
     rig.hear(MSG, b"x")
     inbox = rig.link.inbox
-    inbox.offer(rig.now, inbox.waiting(), "hook")
+    (letter,) = inbox.offer(rig.now, inbox.waiting(), "hook")
+    assert letter.key == "beta/00000002/" + "m" * 16
     assert rig.take().sends == [] and rig.link.deadline() == rig.now + 200
     rig.link.lost(rig.now)
     rig.take()
-    inbox.shown(rig.now, ["beta/" + "m" * 16], "p" * 600)
+    inbox.shown(rig.now, [letter.key], "p" * 600)
     rig.now += 300
     rig.greeted()
     batch = rig.hear(WELCOME)
     (row,) = [w for w in batch.writes if isinstance(w, AddRow)]
-    moved = wire.unpack(row.args)["moved"]
-    assert moved == [
+    moved = [
         ["offered", "hook", 300, ["beta/" + "m" * 16]],
         ["injected", "p" * 64, 300, ["beta/" + "m" * 16]],
     ]
-    assert not rig.book.ledger["beta/" + "m" * 16].told
+    assert wire.unpack(row.args) == {"moved": moved, "of": ["00000002", "00000002"]}
+    assert not rig.book.ledger[letter.key].told
     batch = rig.hear({"c": "REP", "q": 1, "code": 200})
-    assert rig.book.ledger["beta/" + "m" * 16].told
+    assert rig.book.ledger[letter.key].told
     assert any(isinstance(w, PutShown) for w in batch.writes)
 
 

@@ -531,7 +531,7 @@ def test_a_broken_disk_ends_the_broker_with_one_line(home: Home, stack: ExitStac
         "from bus.store import Store; from bus.errors import StoreError; real = Store.apply\n"
         "def apply(self, writes):\n"
         "    if any(type(w).__name__ == 'PutState' for w in writes): raise StoreError('the disk is on fire')\n"
-        "    real(self, writes)\n"
+        "    return real(self, writes)\n"
         "Store.apply = apply"
     )
     home.start(fault)

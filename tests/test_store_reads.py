@@ -221,16 +221,54 @@ def test_one_id_of_two_senders(store: Store) -> None:
     store.apply([*sent("abcdefg2", 1, body=b"ann's"), *sent("abcdefg2", 2, CY, body=b"cy's")])
     assert ask(store, ANN, "message", id="abcdefg2")[0][1] == b"ann's"
     assert ask(store, CY, "message", id="abcdefg2")[0][1] == b"cy's"
-    assert ask(store, BOB, "message", id="abcdefg2")[0][1] == b"ann's"
+    with pytest.raises(Refused, match=r"say which: ann@desk/abcdefg2, cy@far/abcdefg2") as error:
+        ask(store, BOB, "message", id="abcdefg2")
+    assert error.value.code == Code.CONFLICT
+    for form in ("desk/abcdefg2", "Ann@desk/abcdefg2", "desk/ABCDE"):
+        assert ask(store, BOB, "message", id=form)[0][1] == b"ann's", form
+    assert ask(store, BOB, "message", id="abcdefg2", of=CY.id)[0][1] == b"cy's"
+    assert refused(store, BOB, "message", id="abcd") == Code.CONFLICT, "the beginning of one id, and two messages"
+    assert refused(store, BOB, "message", id="bob@desk/abcdefg2") == Code.NOT_FOUND
+    assert refused(store, CY, "message", id="desk/abcdefg2") == Code.FORBIDDEN
     assert [body for _, body in ask(store, BOB, "inbox")] == [b"ann's", b"cy's"]
     store.apply(sent("abcdefg2", 3, BOB, (ANN,), body=b"bob's"))
-    assert ask(store, BOB, "message", id="abcdefg2")[0][1] == b"bob's"
+    assert ask(store, BOB, "message", id="abcdefg2")[0][1] == b"bob's", "his own counts first"
     for sender, body in ((CY, b"cy's"), (ANN, b"ann's"), (BOB, b"bob's")):
         assert ask(store, OWNER, "message", id="abcdefg2", of=sender.id)[0][1] == body
     [(value, _)] = ask(store, OWNER, "why", id="abcd", of=CY.id)
     assert (value["fid"], value["from"], value["from_host"], value["mailbox"]) == (CY.id, "cy", CY.host, BOB.id)
     assert refused(store, OWNER, "why", id="abcdefg2", of="x") == Code.NOT_FOUND
     assert refused(store, OWNER, "why", id="abcdefg2", of=5) == Code.INVALID
+
+
+def test_inbox_names_messages_exactly(store: Store) -> None:
+    store.apply([*sent("abcdefg2", 1, body=b"ann's"), *sent("abcdefg2", 2, CY, body=b"cy's")])
+    texts = lambda **args: [body for _, body in ask(store, BOB, "inbox", **args)]  # noqa: E731
+    assert texts(ids=["abcdefg2"]) == [b"ann's", b"cy's"]
+    assert texts(ids=["far/abcdefg2"]) == [b"cy's"]
+    assert texts(ids=["abcdefg2"], of=[ANN.id]) == [b"ann's"]
+    assert texts(ids=["nothing", "desk/abcdefg2"], of=["", CY.id]) == []
+
+
+def test_why_answers_for_the_one_who_asks(store: Store) -> None:
+    """Whoever uses an id again, later and as seen by its recipient, changes nothing of what its owner is told."""
+    desk = Mailbox("d0000000", OWNER.key, "hub", "desk")
+    shelf = Mailbox("e0000000", OWNER.key, "hub", "shelf")
+    store.apply([PutMailbox(desk), PutMailbox(shelf)])
+    store.apply(
+        [*sent("abcdefg2", 1, desk, (BOB,), body=b"mine"), *sent("abcdefg2", 2, CY, (ANN, desk), body=b"bad")]
+    )
+    store.apply([Move(ANN.id, 2, "injected", 3, "transcript", True), Move(desk.id, 2, "injected", 3, "p", True)])
+    for ident in ("abcdefg2", "abcde"):
+        [(value, _)] = ask(store, OWNER, "why", id=ident)
+        assert (value["from"], value["name"], value["status"]) == ("desk", "bob", "stored"), ident
+        assert ask(store, OWNER, "message", id=ident)[0][1] == b"mine"
+    assert [value["name"] for value, _ in ask(store, OWNER, "why", id="far/abcdefg2")] == ["ann", "desk"]
+    store.apply(sent("abcdefg2", 3, shelf, (BOB,), body=b"of the shelf"))
+    in_desk = Mailbox(desk.id, OWNER.key, "", "")
+    assert ask(store, in_desk, "message", id="abcdefg2")[0][1] == b"mine", "its own mailbox goes first"
+    with pytest.raises(Refused, match=r"say which: desk@hub/abcdefg2, shelf@hub/abcdefg2"):
+        ask(store, OWNER, "why", id="abcdefg2")
 
 
 def test_the_sender_sees_the_worst_copy(store: Store) -> None:

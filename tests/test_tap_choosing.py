@@ -100,6 +100,16 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(choice.mail) == 3
 
 
+def test_an_id_of_two_senders_is_told_apart() -> None:
+    """Who uses an id again does not change what is known of the message of another."""
+    choice = Choice(peers=["ada"])
+    ada = {"fid": "f1", "from": "ada", "from_host": "desk", "kind": "task"}
+    eve = {"fid": "f2", "from": "eve", "from_host": "far", "kind": "note"}
+    assert shown(choice, stored(START, ONE, **ada), stored(START, ONE, **eve)) == ["stored"]
+    assert shown(choice, step(START, "acked", ONE, **ada), step(START, "acked", ONE, **eve)) == ["acked"]
+    assert choice.known({"id": ONE}) is None, "whose it is was not said"
+
+
 def test_a_picture_is_narrowed() -> None:
     told = snapshot().told
     assert [p["name"] for p in Choice(peers=["bob"]).narrowed(told)["peers"]] == ["bob"]

@@ -135,7 +135,7 @@ def test_one_answer_is_kept_for_an_ask_and_the_others_are_ordinary() -> None:
 
 def test_what_is_in_a_paths_hands_stays_there_when_the_book_is_read_again() -> None:
     link = Link(Book("ob"), Profile("hold", "i", "n"), lambda: "id", lambda: 0.0)
-    value = {"id": "a" * 16, "from": "bob", "host": "h", "kind": "task", "ts": 1}
+    value = {"id": "a" * 16, "from": "bob", "fid": "f", "host": "h", "kind": "task", "ts": 1}
     letter = letter_of(value, b"x", 0)
     assert link.inbox.offer(0, [letter], "tool-result") == [letter]
     again = Link(link.book, link.profile, lambda: "id", lambda: 0.0)

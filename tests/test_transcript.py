@@ -266,8 +266,8 @@ def test_scan_looks_back(tmp_path: Path) -> None:
     path = tmp_path / "a"
     message = user(BODY)["message"]
     path.write_bytes(b"".join(line(r) + b"\n" for r in (user(BODY), request("r", message), answer("r"))))
-    assert scan(path, [("k", WORDS), ("n", "nothing of it")]) == {"k": Seen.INJECTED, "n": Seen.NOTHING}
-    assert scan(tmp_path / "none", [("k", WORDS)]) == {"k": Seen.NOTHING}
+    assert scan(path, [("k", (WORDS, "")), ("n", ("nothing of it", ""))]) == {"k": Seen.INJECTED, "n": Seen.NOTHING}
+    assert scan(tmp_path / "none", [("k", (WORDS, ""))]) == {"k": Seen.NOTHING}
     assert scan(path, []) == {}
 
 
@@ -282,4 +282,4 @@ def test_scan_looks_back(tmp_path: Path) -> None:
     ],
 )
 def test_a_text_that_was_cut_was_not_shown(text: str, whole: bool) -> None:
-    assert transcript.Watch("k", '<m id="1"', end="</m>").within(text) is whole
+    assert transcript.Watch("k", '<m id="1"', end="</m>").stands_in(text) is whole

@@ -14,6 +14,7 @@ from agent.cli import exits, show
 from agent.cli.call import Call, Rows, as_json, pass_call
 from agent.cli.keyboard import at_keyboard, sender_options, whose
 from agent.cli.letters import message, print_letters
+from agent.named import forms, on_the_wire, typed
 
 if TYPE_CHECKING:
     from agent.person import Person
@@ -108,8 +109,8 @@ def _chosen(rows: Rows, sender: str | None, machine: str | None) -> Rows:
 
 def _picked(
     person: Person, idents: Sequence[str], everything: bool, sender: str | None, machine: str | None
-) -> list[str]:
-    """`host/id` of what was meant. Refused (404, 409) for an id that fits nothing, or several."""
+) -> list[dict[str, Any]]:
+    """What was meant. Refused (404, 409) for an id that fits nothing, or several."""
     from bus.errors import Code, Refused
 
     if sum((bool(idents), everything, bool(sender or machine))) != 1:
@@ -119,22 +120,23 @@ def _picked(
         rows = _chosen(rows, sender, machine)
         if not rows:
             raise Refused(Code.NOT_FOUND, "nothing of that is held (talkbus hold list)")
-        return [f"{value['host']}/{value['id']}" for value, _ in rows]
+        return [value for value, _ in rows]
     picked = []
-    for ident in (text.strip().lower() for text in idents):
-        fit = [value for value, _ in rows if str(value["id"]).startswith(ident)]
-        if len(fit) != 1 or len(ident) < 4:
+    for text in idents:
+        wanted = typed(text)
+        fit = [value for value, _ in rows if wanted.fits(value)]
+        if len(fit) != 1 or len(wanted.ident) < 4:
             code = Code.CONFLICT if fit else Code.NOT_FOUND
-            many = f"fits {len(fit)} held messages" if fit else "is not held"
-            raise Refused(code, f"{ident[:20]!r} {many}; nothing was done (talkbus hold list)")
-        picked.append(f"{fit[0]['host']}/{fit[0]['id']}")
+            many = f"fits {len(fit)} held messages: {forms(fit)}" if fit else "is not held"
+            raise Refused(code, f"{text.strip()[:60]!r} {many}; nothing was done (talkbus hold list)")
+        picked.append(fit[0])
     return picked
 
 
-def _decide(person: Person, op: str, idents: list[str], more: dict[str, Any]) -> int:
+def _decide(person: Person, op: str, picked: Sequence[dict[str, Any]], more: dict[str, Any]) -> int:
     done = 0
-    for start in range(0, len(idents), AT_ONCE):
-        done += int(person.do(op, {"ids": idents[start : start + AT_ONCE], **more})["done"])
+    for start in range(0, len(picked), AT_ONCE):
+        done += int(person.do(op, {**on_the_wire(picked[start : start + AT_ONCE]), **more})["done"])
     return done
 
 
@@ -153,7 +155,8 @@ def release(
 ) -> int:
     """Let held messages go on.
 
-    They come after what came meanwhile. An id may be cut to its first characters.
+    They come after what came meanwhile. An id may be cut to its first characters; HOST/ID or NAME@HOST/ID says which
+    of several is meant.
 
     \b
     talkbus hold release k3v7h2qm

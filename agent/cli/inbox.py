@@ -20,6 +20,7 @@ from agent.cli.call import Call, Rows, acting, as_json, pass_call
 from agent.cli.finite import Finite
 from agent.cli.follow import following
 from agent.cli.letters import message, print_letters
+from agent.named import offered, on_the_wire, typed
 from bus.errors import Code, LocalError, Refused
 
 if TYPE_CHECKING:
@@ -255,10 +256,12 @@ def offer(person: Person, rows: Rows) -> None:
     call of this seat tells it. StoreError or Refused when it cannot be: then they may not be printed.
     """
     somebody_reads()
-    keys = [_key(value) for value, _ in rows if value.get("status") == "stored"]
-    for start in range(0, len(keys), SETTLED_AT_ONCE):
-        part = keys[start : start + SETTLED_AT_ONCE]
-        settled = person.submit("receipt", {"moved": [["offered", PROOF, 0, part]]}).settled
+    fresh = [value for value, _ in rows if value.get("status") == "stored"]
+    for start in range(0, len(fresh), SETTLED_AT_ONCE):
+        names = on_the_wire(fresh[start : start + SETTLED_AT_ONCE])
+        settled = person.submit(
+            "receipt", {"moved": [["offered", PROOF, 0, names["ids"]]], "of": names["of"]}
+        ).settled
         if settled is not None and settled.code >= 300:
             raise Refused(Code.CONFLICT, f"cannot be marked, so nothing was shown: {settled.text} (or use --peek)")
 
@@ -302,14 +305,14 @@ def mark(person: Person, rows: Rows, terminal: Terminal | None = None) -> None:
 
     `terminal` is the supervisor whose agent holds the mailbox, and marks them in its ledger.
     """
-    idents = [_key(value) for value, _ in rows if unread(value)]
+    shown = [value for value, _ in rows if unread(value)]
     if terminal is not None:
-        if idents and not terminal.printed(idents):
+        if shown and not terminal.printed([_key(value) for value in shown]):
             show.note("not marked yet, so it may be shown again (is the program that 'talkbus run' started ending?)")
         return
-    for start in range(0, len(idents), SETTLED_AT_ONCE):
-        part = idents[start : start + SETTLED_AT_ONCE]
-        outcome = person.submit("settle", {"ids": part, "proof": PROOF})
+    for start in range(0, len(shown), SETTLED_AT_ONCE):
+        part = on_the_wire(shown[start : start + SETTLED_AT_ONCE])
+        outcome = person.submit("settle", {**part, "proof": PROOF})
         if outcome.settled is None:
             show.note("not marked as read yet: the broker has not answered (the next call that reaches it does so)")
         elif outcome.settled.code >= 300:
@@ -325,27 +328,40 @@ def mark(person: Person, rows: Rows, terminal: Terminal | None = None) -> None:
 def ack(call: Call, idents: Sequence[str], as_json: bool) -> None:
     """Say that messages were dealt with.
 
-    Their senders see it (talkbus why).
+    Their senders see it (talkbus why). A message has to be shown before, by 'talkbus inbox' or to the session. Where
+    several have one id, HOST/ID or NAME@HOST/ID says which.
 
     \b
     talkbus ack k3v7h2qmx5azt4cd
+    talkbus ack laptop/k3v7h2qmx5azt4cd
     """
     person = call.person
-    wanted = list(dict.fromkeys(part.strip().lower() for part in idents))
+    wanted = [typed(part) for part in dict.fromkeys(idents)]
     with person.asking() as asker:
-        found: Rows = []
+        rows: Rows = []
         for start in range(0, len(wanted), SETTLED_AT_ONCE):
-            part = wanted[start : start + SETTLED_AT_ONCE]
-            found += asker.ask("inbox", {"ids": part, "unread": False, "limit": PAGE}).rows
-    missing = [ident for ident in wanted if ident not in {value["id"] for value, _ in found}]
-    if missing:
-        raise Refused(
-            Code.NOT_FOUND, f"{person.name} has no message {', '.join(missing)[:200]} (nothing was acknowledged)"
-        )
-    keys = [f"{value.get('host', '')}/{value['id']}" for value, _ in found]
-    for start in range(0, len(keys), SETTLED_AT_ONCE):
-        person.do("receipt", {"moved": [["acked", "talkbus ack", 0, keys[start : start + SETTLED_AT_ONCE]]]})
-    told = [{"id": value["id"], "from": value.get("from", ""), "status": "acked"} for value, _ in found]
+            part = [each.ident for each in wanted[start : start + SETTLED_AT_ONCE]]
+            page = asker.ask("inbox", {"ids": part, "unread": False, "limit": PAGE}).rows
+            if len(page) >= PAGE:
+                raise Refused(
+                    Code.CONFLICT, "too many messages have these ids (nothing was acknowledged; name fewer at once)"
+                )
+            rows += page
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for each in wanted:
+        try:
+            value = offered(each, [value for value, _ in rows if value["id"] == each.ident])
+        except Refused as refused:
+            where = f" to {person.name}" if "shown" in str(refused) else f" for {person.name}"
+            hint = " (talkbus inbox shows it)" if "shown" in str(refused) else ""
+            text = str(refused) if refused.code == Code.CONFLICT else f"{refused}{where}{hint}"
+            raise Refused(refused.code, f"{text}; nothing was acknowledged") from refused
+        found[str(value.get("fid", "")), str(value["id"])] = value
+    chosen = list(found.values())
+    for start in range(0, len(chosen), SETTLED_AT_ONCE):
+        names = on_the_wire(chosen[start : start + SETTLED_AT_ONCE])
+        person.do("receipt", {"moved": [["acked", "talkbus ack", 0, names["ids"]]], "of": names["of"]})
+    told = [{"id": value["id"], "from": value.get("from", ""), "status": "acked"} for value in chosen]
     if as_json:
         show.document(told)
     else:

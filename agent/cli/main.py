@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "log": ("log", "log", "Show what the bus did, and what it does."),
     "history": ("trace", "history", "List messages that were sent and received."),
     "search": ("trace", "search", "Search the text of all messages."),
-    "transcript": ("transcript", "transcript", "Read what was said in another session on this machine."),
+    "transcript": ("transcript", "transcript", "Read what was said and done in another session on this machine."),
     "policy": ("policy", "policy", "Say whose mail is accepted, held or refused."),
     "hold": ("hold", "hold", "See, release or drop what is held for you."),
     "pause": ("pause", "pause", "Hold all mail to the sessions of this machine."),

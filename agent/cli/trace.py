@@ -24,28 +24,36 @@ PAGE = 200
 def why(call: Call, ident: str, as_json: bool) -> None:
     """Tell what became of a message, with proof.
 
-    ID may be cut to its first characters. Each recipient has steps of its own, the newest last.
+    ID may be cut to its first characters. Where several messages have the id, yours counts first, and HOST/ID or
+    NAME@HOST/ID says which is meant. Each recipient has steps of its own, the newest last.
 
     \b
     talkbus why k3v7h2qmx5azt4cd
     """
-    from bus.errors import Refused, Unreachable
+    from bus.errors import Code, Refused, Unreachable
 
     row = call.person.sent(ident)
     local = False
     try:
         with call.view() as view:
             told = _ladders([value for value, _ in fetch(view, "why", {"id": row.id if row else ident})])
-    except (Refused, Unreachable):
+    except (Refused, Unreachable) as error:
         if row is None or row.op != "send":
             raise
+        if isinstance(error, Refused) and error.code == Code.CONFLICT:
+            with call.person.asking() as asker:  # of several of this machine, the one that was sent from here
+                return _tell(_ladders([value for value, _ in asker.ask("why", {"id": row.id}).rows]), as_json)
         told, local = _local(row, call.person.name), True
+    _tell(told, as_json)
+    if local and not as_json:
+        show.note("as of then: the bus could not be asked, or has pruned it since")
+
+
+def _tell(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
         show.document(told)
     else:
         _show_ladders(told)
-        if local:
-            show.note("as of then: the bus could not be asked, or has pruned it since")
 
 
 def _ladders(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -133,11 +133,14 @@ class Ladder:
 
     async def recover(self) -> None:
         """What a former life was offering: proof is looked for before anything is offered again."""
-        lines = await self._call(
-            lambda link, now: {key: x.at for key, x in link.book.ledger.items() if x.state == "offering"}
+        lines, known = await self._call(
+            lambda link, now: (
+                {key: x.at for key, x in link.book.ledger.items() if x.state == "offering"},
+                list(link.book.ledger),
+            )
         )
         self._look()
-        keys = list(lines)
+        keys = recovery.distinct(lines, known)
         printed = recovery.empty(self._maildir.box, keys)
         boxes = self._terminal.left() if self._terminal is not None else []
         taken = [key for box in boxes for key in recovery.empty(box, keys)]
@@ -201,7 +204,8 @@ class Ladder:
         for letter in letters:
             flight = Flight([letter], "tool-result", f"result {letter.key}", now, session)
             self._flights.append(flight)
-            self._parser.watch(flight.nonce, recovery.mark(letter.key), end=recovery.END)
+            words, then = recovery.mark(letter.key)
+            self._parser.watch(flight.nonce, words, end=recovery.END, then=then)
 
     def carried(self, keys: Iterable[str], taken: bool = False) -> None:
         """Their result was written in full; with `taken` the client has read it."""

@@ -6,20 +6,31 @@ the client lived on. Must not know the bus nor the ledger.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from agent.delivery.maildir import Box, Fate
-from agent.delivery.transcript import Seen, scan
+from agent.delivery.transcript import Seen, scan, stands_in
 
 FILES_MAX = 8  # of other sessions in this folder: the one that was ended may not be the one that goes on
 SLACK_MS = 60_000
 END = "</peer-message>"  # how a message in a rendered text ends, and no body can hold it
 
 
-def mark(key: str) -> str:
-    """How a message stands in a rendered text, and cannot stand in a body: there such a tag is broken."""
-    return f'<peer-message id="{key.rpartition("/")[2]}"'
+def mark(key: str) -> tuple[str, str]:
+    """How a message stands in a rendered text, and cannot stand in a body: there such a tag is broken.
+
+    The name of its sender may be any; its host has to follow, for another sender may have used the same id.
+    """
+    host, ident = key.partition("/")[0], key.rpartition("/")[2]
+    return f'<peer-message id="{ident}" from="', f"@{host}" if host else ""
+
+
+def distinct(keys: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Those of `keys` that no other message of the ledger could be taken for: two of one host may have one id."""
+    count = Counter(map(mark, known))
+    return [key for key in keys if count[mark(key)] <= 1]
 
 
 def proofs(current: Path | None, since: int, keys: Iterable[str], lives: bool) -> list[str]:
@@ -59,6 +70,6 @@ def empty(box: Box, keys: Iterable[str]) -> list[str]:
     for name in box.names():
         if not box.withdraw(name) and box.fate(name) is Fate.PRINTED:
             text = box.text(name)
-            printed += [key for key, words in marks.items() if words in text]
+            printed += [key for key, words in marks.items() if stands_in(text, *words)]
         box.forget(name)
     return printed

@@ -46,8 +46,9 @@ class Watch:
     """A text that is looked for, by words of it that nothing else holds; `key` is the caller's name for it.
 
     `native` says that it was written to the inbox: only such a text can be dropped, held or queued there. One that
-    was `typed` can be queued as well, and is taken for a turn as a prompt. `end` is where the text ends, if it has
-    such words: what the client cut in between does not count.
+    was `typed` can be queued as well, and is taken for a turn as a prompt. What follows the words up to a quotation
+    mark ends with `then`. `end` is where the text ends, if it has such words: what the client cut in between does not
+    count.
     """
 
     key: str
@@ -57,29 +58,16 @@ class Watch:
     end: str = ""
     seen: Seen = Seen.NOTHING
     hashes: set[str] = field(default_factory=set)
+    then: str = ""
+
+    def stands_in(self, text: str) -> bool:
+        """Whether this is a text with the words, with its end where it has one."""
+        return stands_in(text, self.words, self.then, self.end)
 
     @property
     def raw(self) -> bytes:
         """The words as they stand in a line; a line without them holds no content of ours."""
         return json.dumps(self.words, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
-
-    def within(self, text: str) -> bool:
-        """Whether it is in this text, with its end where it has one."""
-        start = text.find(self.words)
-        while start >= 0 and self.end:
-            start += len(self.words)
-            stop = text.find(self.end, start)
-            if stop < 0:
-                return False
-            if self.begin not in text[start:stop]:
-                return True  # no other of its kind begins before the end
-            start = text.find(self.words, start)
-        return start >= 0
-
-    @property
-    def begin(self) -> str:
-        """How all texts of this kind begin."""
-        return self.words.partition(" ")[0] + " "
 
 
 class Parser:
@@ -91,11 +79,15 @@ class Parser:
         self._tails: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._answered: OrderedDict[str, None] = OrderedDict()
 
-    def watch(self, key: str, words: str, native: bool = False, typed: bool = False, end: str = "") -> None:
-        """Look for `words` from now on. They need to be unmistakable: with our id in them. Before the attempt."""
+    def watch(
+        self, key: str, words: str, native: bool = False, typed: bool = False, end: str = "", then: str = ""
+    ) -> None:
+        """Look for `words` from now on, and `then` before the next quotation mark. They need to be unmistakable: with
+        our id in them. Before the attempt.
+        """
         if not words:
             raise ValueError("nothing to look for")
-        self._watches[key] = Watch(key, words, native, typed, end)
+        self._watches[key] = Watch(key, words, native, typed, end, then=then)
 
     def unwatch(self, key: str) -> None:
         """Its fate is settled."""
@@ -166,7 +158,8 @@ class Parser:
         """A message that may be listed by a request. What the model itself said is no proof of what it was told."""
         if not isinstance(message, dict) or message.get("role") == "assistant":
             return
-        found = [w for w in self._watches.values() if any(w.within(text) for text in _texts(message.get("content")))]
+        texts = list(_texts(message.get("content")))
+        found = [watch for watch in self._watches.values() if _holds(texts, watch)]
         if found:
             hashed = name or digest(message)
             for watch in found:
@@ -209,7 +202,7 @@ class Parser:
 
     def _told(self, text: str) -> None:
         if text.startswith("Held peer message"):
-            held = {w.key for w in self._watches.values() if w.native and w.words in text}
+            held = {w.key for w in self._watches.values() if w.native and w.stands_in(text)}
             # The preview is short: what is not named and not queued is held as well.
             self._raise(held or self._unqueued(), Seen.HELD)
         elif text.startswith("Dropped a peer message"):
@@ -320,17 +313,39 @@ class _Tail:
         return lines
 
 
-def scan(
-    path: Path, wanted: Iterable[tuple[str, str]], native: bool = True, last: int = 256 * CHUNK, end: str = ""
-) -> dict[str, Seen]:
-    """What a transcript says of texts offered in a former life, as (key, words); before anything is offered again.
+def stands_in(text: str, words: str, then: str = "", end: str = "") -> bool:
+    """Whether `words` stand in a text, with `then` before the next quotation mark after them, and with `end` behind
+    before another text of the same kind begins. The kind is the first word of `words`.
+    """
+    begin = words.partition(" ")[0] + " "
+    at = text.find(words)
+    while at >= 0:
+        start = at + len(words)
+        quote = text.find('"', start)
+        if not then or text[start : max(quote, 0)].endswith(then):
+            stop = text.find(end, start)
+            if stop >= 0 and (not end or begin not in text[start:stop]):
+                return True
+        at = text.find(words, start)
+    return False
 
-    Reads the last `last` octets of the file, once. A file that cannot be read says nothing.
+
+def scan(
+    path: Path,
+    wanted: Iterable[tuple[str, tuple[str, str]]],
+    native: bool = True,
+    last: int = 256 * CHUNK,
+    end: str = "",
+) -> dict[str, Seen]:
+    """What a transcript says of texts offered in a former life, as (key, (words, then)).
+
+    To be called before anything is offered again. Reads the last `last` octets of the file, once. A file that cannot
+    be read says nothing.
     """
     parser = Parser()
     keys = []
-    for key, words in wanted:
-        parser.watch(key, words, native, typed=True, end=end)
+    for key, (words, then) in wanted:
+        parser.watch(key, words, native, typed=True, end=end, then=then)
         keys.append(key)
     tail = _Tail(path, max(0, _size(path) - last))
     while keys:
@@ -373,7 +388,7 @@ def _texts(content: object) -> Iterator[str]:
 
 
 def _holds(texts: Iterable[str], watch: Watch) -> bool:
-    return any(watch.words in text for text in texts)
+    return any(watch.stands_in(text) for text in texts)
 
 
 def _keep(kept: OrderedDict[str, Any], key: str, value: object) -> None:

@@ -57,7 +57,7 @@ class Bodies:
         except Unreachable:
             return {**event, "no_body": "the broker did not answer"}
         for value, body in answer.rows:
-            # Two senders may have used one id, and then the answer may be the other's message.
+            # Two senders may have used one id, and an older broker may then answer with the other's message.
             if (value.get("from"), value.get("host")) == (event.get("from"), event.get("from_host")):
                 return {**event, "body": body.decode("utf-8", "replace")}
         return {**event, "no_body": "not yours to read" if answer.code == Code.FORBIDDEN else "not there any more"}

@@ -10,7 +10,7 @@ from typing import Any
 from bus import names, policy, wire
 from bus.addresses import by_name
 from bus.core import Core, Session
-from bus.deliveries import ids
+from bus.deliveries import named
 from bus.errors import Code, Refused
 from bus.ops.kinds import Answer, own_mailbox
 from bus.ops.mail import KINDS
@@ -86,8 +86,11 @@ def drop(core: Core, session: Session, req: wire.Req) -> Answer:
 def _each(core: Core, session: Session, req: wire.Req, reason: str) -> Answer:
     key = person(session)
     done, missing = 0, []
-    for ident in ids(req.args["ids"], wire.RECEIPT_IDS):
-        found = policy.named(core, key, ident)
+    names = named(req.args["ids"], req.args.get("of"), wire.RECEIPT_IDS)
+    for name in names:
+        policy.named(core, key, name)  # refuses before anything is done
+    for name in names:
+        found = policy.named(core, key, name)
         for mailbox, pending in found:
             if reason:
                 policy.drop(core, mailbox, pending, "failed", reason)
@@ -95,7 +98,7 @@ def _each(core: Core, session: Session, req: wire.Req, reason: str) -> Answer:
                 policy.release(core, mailbox, pending, "released by a person")
             done += 1
         if not found:
-            missing.append(ident)
+            missing.append(f"{name.host}/{name.msg}" if name.host else name.msg)
     if not done:
         raise Refused(Code.NOT_FOUND, "nothing of that is held here (talkbus hold list)")
     return Answer(Code.OK, {"done": done, "missing": missing})

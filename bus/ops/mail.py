@@ -8,7 +8,7 @@ from typing import Any
 from bus import names, policy, wire
 from bus.addresses import Target, kind_of, resolve
 from bus.core import Core, Session, trip
-from bus.deliveries import STEPS, deliver, ids, leave, push, step, tell
+from bus.deliveries import STEPS, deliver, leave, named, push, step
 from bus.effects import AddMessage, AddRefusal, MoveById
 from bus.errors import Code, Refused
 from bus.governor import HOPS_MS, THANKS_MS, is_thanks
@@ -50,7 +50,8 @@ def send(core: Core, session: Session, req: wire.Req) -> Answer:
     targets = _recipients(core, sender, args)
     expires = core.now + args["ttl"] if args.get("ttl") else 0
     answered, said = args.get("re", ""), args.get("hops", 0)
-    hops = said if session.person else core.governor.hops(sender.id, answered, said)
+    to = tuple(target.mailbox.id for target in targets if target.mailbox)
+    hops = said if session.person else core.governor.hops(sender.id, answered, said, to)
     draft = Draft(sender, req, kind, expires, hops, is_thanks(req.body), session.person)
     core.write(
         AddMessage(
@@ -71,8 +72,7 @@ def send(core: Core, session: Session, req: wire.Req) -> Answer:
     )
     told = [_one(core, draft, target) for target in targets]
     if answered:
-        core.write(MoveById(sender.id, answered, "answered", core.now, req.id))
-        tell(core, sender, answered, "answered", core.now, req.id)
+        core.write(MoveById(sender.id, answered, "answered", core.now, req.id, to=to))
     return Answer(Code(max(row["code"] for row in told)), {"to": told})
 
 
@@ -135,11 +135,12 @@ def _one(core: Core, draft: Draft, target: Target) -> dict[str, Any]:
         deliver(core, mailbox, pending)
         if core.presence(mailbox) != "open":
             words = "offline; it waits"
-    core.governor.delivered(mailbox.id, req.id, draft.hops, draft.thanks)
+    core.governor.delivered(sender.id, mailbox.id, req.id, draft.hops, draft.thanks)
     status = "held" if held else "stored"
     core.emit(
         f"msg.{status}",
         id=req.id,
+        fid=sender.id,
         **{"from": sender.name, "from_host": sender.host},
         to=mailbox.name,
         host=mailbox.host,
@@ -204,6 +205,7 @@ def _refuse(core: Core, draft: Draft, name: str, host: str, code: Code, why: str
     core.emit(
         "msg.refused",
         id=draft.req.id,
+        fid=draft.sender.id,
         **{"from": draft.sender.name, "from_host": draft.sender.host},
         to=name[:128],
         host=host,
@@ -217,15 +219,17 @@ def _refuse(core: Core, draft: Draft, name: str, host: str, code: Code, why: str
 def receipt(core: Core, session: Session, req: wire.Req) -> Answer:
     """What became of messages in the session's own mailbox, as its agent saw it."""
     mailbox = own_mailbox(core, session)
-    left = wire.RECEIPT_IDS
+    left, at = wire.RECEIPT_IDS, 0
+    of = req.args.get("of", [])
     for row in req.args["moved"]:
         if not (isinstance(row, list) and len(row) == 4 and row[0] in STEPS and isinstance(row[1], str)):
             raise Refused(Code.INVALID, f"'moved' is a list of [one of {', '.join(STEPS)}, proof, ago, ids]")
         status, proof, ago, listed = row
         when = core.now - min(max(ago, 0), core.now) if type(ago) is int else core.now
-        for msg in ids(listed, left):
-            step(core, mailbox, status, msg, when, proof[:64])
+        for name in named(listed, of[at:], left):
+            step(core, mailbox, status, name, when, proof[:64])
             left -= 1
+        at += len(listed) if isinstance(listed, list) else 0
     return Answer()
 
 
@@ -236,11 +240,17 @@ def settle_ids(core: Core, session: Session, req: wire.Req) -> Answer:
     if holder is not None and holder is not session:
         raise Refused(Code.CONFLICT, f"{mailbox.name!r} is held by a living session; it shows and marks its own mail")
     done = 0
-    for msg in ids(req.args["ids"], wire.RECEIPT_IDS):
-        host, _, ident = msg.rpartition("/")
-        for n in core.numbers_of(mailbox, host, ident):
-            leave(core, mailbox, n, "injected", req.args["proof"][:64], core.now)
-            done += 1
+    for name in named(req.args["ids"], req.args.get("of"), wire.RECEIPT_IDS):
+        # An id alone may be that of another message, which nobody was shown.
+        found = core.numbers_of(mailbox, name.host, name.msg, name.sender) if name.host or name.sender else []
+        if not found and (name.host or name.sender):
+            core.count("settle unknown")
+            continue
+        if len(found) != 1:
+            core.count("settle ambiguous")
+            continue
+        leave(core, mailbox, found[0], "injected", req.args["proof"][:64], core.now)
+        done += 1
     if holder is not None:
         push(core, holder, mailbox)
     return Answer(Code.OK, {"settled": done})

@@ -136,15 +136,17 @@ def test_why_and_the_tap_agree_on_every_step(home: Home, stack: ExitStack) -> No
     tap.event("snapshot")
     all_of_it = _climb(alice, bob)
     late = alice.post("bob", "told late")
-    bob.hear(wire.Msg)
-    bob.do("receipt", {"moved": [["injected", "transcript", 4000, [late]]]})
+    fid = bob.hear(wire.Msg).fid
+    bob.do("receipt", {"moved": [["injected", "transcript", 4000, [late]]], "of": [fid]})
     failed = alice.post("bob", "not to be shown")
     bob.hear(wire.Msg)
-    bob.do("receipt", {"moved": [["failed", "no way in", 0, [failed]]]})
+    moved = [["offered", "hook", 0, [failed]], ["failed", "no way in", 0, [failed]]]
+    bob.do("receipt", {"moved": moved, "of": [fid, fid]})
+    bob.do("receipt", {"moved": [["injected", "lie", 0, [late]], ["acked", "lie", 0, ["z" * 16]]], "of": ["", fid]})
     printed = alice.post("shelf", "read by query")
     shelf = stack.enter_context(home.peer())
     shelf.hello("shelf", mode="send")
-    shelf.do("settle", {"ids": [printed], "proof": "printed"})
+    shelf.do("settle", {"ids": [printed], "of": [fid], "proof": "printed"})
     gone = alice.post("shelf", "too late", ttl=1)
     many = alice.request("send", {"to": ["bob", "nobody-here"]}, b"x")
     assert alice.hear(wire.Rep).code == 404

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from tests.sim.truth import Truth
 
 
+def called(msg: Msg) -> str:
+    """The checker's name of a message: that of its row, and where it came from."""
+    from tests.sim.truth import mark
+
+    return f"{msg.host}/{mark(msg.id, msg.body)}"
+
+
 @dataclass(slots=True)
 class Hand:
     """A message a path has; `shown` once it is before somebody's eyes."""
@@ -26,7 +33,7 @@ class Hand:
     @property
     def name(self) -> str:
         """What the checker calls it, whatever the ledger does."""
-        return f"{self.letter.msg.host}/{self.letter.msg.id}"
+        return called(self.letter.msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,7 @@ class AppSeat(Seat):
         self.last_told = 0
         self.hands: dict[str, Hand] = {}
         self.known: set[str] = set()
+        self.cloned: set[str] = set()  # ids of others that it has used
         self.origin: dict[str, str] = {}
         self.names: dict[str, str] = {}  # a key of the ledger -> the checker's name
         self.mailbox = ""
@@ -87,7 +95,8 @@ class AppSeat(Seat):
             self.mailbox = command.id
             self.moved += 1
         if isinstance(command, Msg):
-            key = f"{command.host}/{command.id}"
+            key = called(command)
+            self.truth.letters[key] = command
             self.origin[key], self.taken_at[key] = self.mailbox, self.moved
         super().hand(command, frames)
 

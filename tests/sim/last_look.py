@@ -67,7 +67,7 @@ def _believed(truth: Truth) -> None:
                 truth.fail("believed, lost", f"{row}: told {code}, not in the journal")
             continue
         want = sum(1 for told in result.get("to", []) if told["code"] in (200, 202))
-        have = sum(1 for c in history.copies.values() if c.msg == ident)
+        have = sum(1 for c in history.copies.values() if c.mark == ident)
         if want != have:
             truth.fail("believed, lost", f"{row}: told {want} copies, there are {have}")
 
@@ -90,7 +90,7 @@ def _late(truth: Truth, holders: dict[str, AppSeat]) -> None:
         if any(
             s.proven and seat.origin.get(key) == mailbox and seat.taken_at.get(key) == seat.moved
             for (ledger, key), s in truth.sights.items()
-            if ledger == seat.ledger and key.endswith(known.msg)
+            if ledger == seat.ledger and key.endswith(known.mark)
         ):
             truth.fail("late truth", f"{known.msg} ({n}) was told expired; {seat.label} has shown it")
 
@@ -98,9 +98,10 @@ def _late(truth: Truth, holders: dict[str, AppSeat]) -> None:
 def _seen(truth: Truth, seats: Sequence[AppSeat]) -> None:
     """What an application was shown, and proved, is in its ledger."""
     for seat in seats:
+        written = {name: key for key, name in seat.names.items()}
         for (ledger, key), sight in truth.sights.items():
             if ledger == seat.ledger and sight.proven:
-                line = seat.outbox.ledger_line(key)
+                line = seat.outbox.ledger_line(written.get(key, key))
                 if line is None or line.state != "shown":
                     truth.fail("ledger", f"{seat.label} has shown {key}; its ledger says {line}")
 

@@ -8,7 +8,8 @@ import time
 
 from agent import inbox, link, sending
 from bus import broker, deliveries, policy, requests, sessions, store, wire
-from bus.ops import naming
+from bus.effects import Push
+from bus.ops import mail, naming
 from tests import pair
 from tests.sim import directed, shells
 from tests.sim.app import AppSeat
@@ -17,18 +18,22 @@ from tests.sim.mutation import Edit, Mutant
 
 
 class EagerHub(SimHub):
-    """Answers before it commits."""
+    """Answers before it commits. Messages follow, for their text is on the disk only then."""
 
     def flush(self, crash: str = "") -> None:
         hub_broker = self.alive
         hub_broker.tick(self.bench.now)
         batch = hub_broker.take()
+        later = [effect for effect in batch.sends if isinstance(effect, Push)]
+        batch.sends = [effect for effect in batch.sends if not isinstance(effect, Push)]
         self.speak(batch, len(batch.sends))
         if crash == "before":
             self.crash()
             return
         self.full = False
         self.commit(batch)
+        batch.sends = later
+        self.speak(batch, len(later))
         if crash:
             self.crash()
 
@@ -88,7 +93,7 @@ MUTANTS: dict[str, Mutant] = {
         schedule=directed.two_copies_ask_the_same,
     ),
     "answer before commit": Mutant(
-        "REP leaves before the transaction is on disk", ("told, not applied", "told another"), hub=EagerHub, start=63
+        "REP leaves before the transaction is on disk", ("told, not applied", "told another"), hub=EagerHub, start=110
     ),
     "told before written": Mutant(
         "the application hears a result that a crash takes back", ("told out of order",), seat=EagerTellSeat, start=6
@@ -156,7 +161,81 @@ MUTANTS: dict[str, Mutant] = {
     "ledger by number": Mutant(
         "what was shown is remembered by the number it had on its connection",
         ("not shown", "never shown"),
-        (Edit(inbox.Letter, "key", "{self.msg.host}/{self.msg.id}", "{self.msg.host}/{self.msg.n}"),),
+        (Edit(inbox.Letter, "key", "{self.msg.fid}/{self.msg.id}", "{self.msg.fid}/{self.msg.n}"),),
+    ),
+    "ledger by host and id": Mutant(
+        "two mailboxes of one host use the same id, and what the second says counts as shown",
+        ("not shown", "never shown"),
+        (Edit(inbox.Letter, "key", "{self.msg.fid}/", ""),),
+    ),
+    "acknowledged, not offered": Mutant(
+        "an acknowledgement settles a copy of which nobody has said that it was offered",
+        ("not offered",),
+        (Edit(deliveries, "step", 'pending.status != "offered" and status != "injected"', "False"),),
+        start=385,
+    ),
+    "acknowledged by id": Mutant(
+        "the acknowledgement of a clone settles the original, which waits under the same id",
+        ("not shown", "another meant"),
+        (
+            Edit(
+                deliveries,
+                "step",
+                'core.numbers_of(mailbox, "", name.msg, name.sender) if name.sender else []',
+                "core.numbers_of(mailbox, name.host, name.msg)",
+            ),
+        ),
+    ),
+    "a step for every message of an id": Mutant(
+        "the disk gives a step to all messages of this mailbox that have the id",
+        ("another meant",),
+        (
+            Edit(
+                store,
+                "_resolve",
+                """    if len({row[0] for row in found}) != 1:
+        return Resolved(w, "ambiguous")
+""",
+                "",
+            ),
+        ),
+    ),
+    "a step by id, offered or not": Mutant(
+        "an acknowledgement by id counts for a message that was not offered",
+        ("not offered", "another meant"),
+        (Edit(store, "_resolve", 'if w.status != "offered":', "if False:"),),
+        start=335,
+    ),
+    "settled by id": Mutant(
+        "what a command line has printed settles another message of the same id",
+        ("not shown",),
+        (
+            Edit(
+                mail,
+                "settle_ids",
+                "core.numbers_of(mailbox, name.host, name.msg, name.sender)",
+                "core.numbers_of(mailbox, name.host, name.msg)[:1]",
+            ),
+        ),
+        start=170,
+    ),
+    "an event for every receipt": Mutant(
+        "a receipt for a message that was never here is told as a step of it",
+        ("event without row",),
+        (Edit(deliveries, "resolved", "if not found.fresh or mailbox is None:", "if mailbox is None:"),),
+    ),
+    "told before it is known": Mutant(
+        "a step by id is told with the batch, before the disk has said which message it is of",
+        ("event without row", "event gap"),
+        (
+            Edit(
+                deliveries,
+                "step",
+                "core.write(MoveById(mailbox.id, name.msg, status, when, proof, name.host, name.sender))\n        return",
+                "core.write(MoveById(mailbox.id, name.msg, status, when, proof, name.host, name.sender))\n"
+                '        core.emit(f"msg.{status}", id=name.msg, fid=name.sender, mailbox=mailbox.id)\n        return',
+            ),
+        ),
     ),
     "offering not written": Mutant(
         "a message is handed out before the ledger says so",

@@ -59,13 +59,13 @@ def is_person(seat: AppSeat) -> bool:
     return seat.profile.meta.get("kind") == "human"
 
 
-def held(hub: SimHub, key: str) -> list[str]:
-    """Ids of what is held for the person of a key, as a listing would tell."""
+def held(hub: SimHub, key: str) -> list[tuple[str, str]]:
+    """What is held for the person of a key, as a listing would tell: host/id and the mailbox that sent it."""
     if not hub.up:
         return []
     boxes = hub.alive.world.mailboxes
-    found = [(boxes[p.sender].host, p.msg) for m in boxes.values() if m.key == key for p in m.held.values()]
-    return list(dict.fromkeys(f"{host}/{msg}" for host, msg in found))
+    found = [(boxes[p.sender].host, p.msg, p.sender) for m in boxes.values() if m.key == key for p in m.held.values()]
+    return list(dict.fromkeys((f"{host}/{msg}", sender) for host, msg, sender in found))
 
 
 def decision(rng: random.Random, hub: SimHub, seat: AppSeat, hosts: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
@@ -77,10 +77,12 @@ def decision(rng: random.Random, hub: SimHub, seat: AppSeat, hosts: tuple[str, .
     if chance < 0.4:
         return "policy.unset", _about(rng, hosts)
     if chance < 0.85:
-        idents = held(hub, seat.who.key)
-        some = rng.sample(idents, rng.randint(1, min(8, len(idents)))) if idents else ["a" * 16]
-        some = [i if rng.random() < 0.7 else i.partition("/")[2] or i for i in some]
-        return ("hold.drop" if rng.random() < 0.25 else "hold.release"), {"ids": some}
+        known = held(hub, seat.who.key)
+        some = rng.sample(known, rng.randint(1, min(8, len(known)))) if known else [("a" * 16, "")]
+        op = "hold.drop" if rng.random() < 0.25 else "hold.release"
+        if rng.random() < 0.5:
+            return op, {"ids": [ident for ident, _ in some], "of": [sender for _, sender in some]}
+        return op, {"ids": [i if rng.random() < 0.7 else i.partition("/")[2] or i for i, _ in some]}
     return "pause", {"on": rng.random() < 0.5}
 
 
@@ -99,5 +101,5 @@ def last_word(hub: SimHub, seat: AppSeat) -> tuple[str, dict[str, Any]] | None:
     """At the end everything goes on: the next thing this person has to do for that."""
     if hub.up and seat.who.key in hub.alive.world.paused:
         return "pause", {"on": False}
-    idents = held(hub, seat.who.key)
-    return ("hold.release", {"ids": idents[:20]}) if idents else None
+    known = held(hub, seat.who.key)[:20]
+    return ("hold.release", {"ids": [i for i, _ in known], "of": [of for _, of in known]}) if known else None

@@ -13,7 +13,7 @@ from tests.sim.app import AppSeat
 from tests.sim.faults import Faults, SimHub
 from tests.sim.last_look import idle, last_look, no_task_hidden
 from tests.sim.person import decision, is_person, last_word
-from tests.sim.truth import Truth
+from tests.sim.truth import ACKED, Truth, mark
 
 CHECK_EVERY = 16
 DRAIN_MS = 240_000
@@ -59,6 +59,7 @@ class Run:
         if self.rng.random() < 0.5:
             self.add("s0", mode="send")
         self.hosts = hosts
+        self.echoes = [self.add("echo", mode="send", host=host) for host in hosts]
         if len(hosts) > 1:
             for host in hosts:
                 self.add("person", mode="send", host=host, meta={"kind": "human"})
@@ -218,7 +219,9 @@ class Run:
         rng = self.rng
         seat = rng.choice(self.seats)
         chance = rng.random()
-        if is_person(seat) and chance < 0.9:
+        if seat in self.echoes:
+            self._clone(seat)
+        elif is_person(seat) and chance < 0.9:
             self._submit(seat, *decision(rng, self.hub, seat, self.hosts))
         elif chance < 0.38:
             self._send(seat)
@@ -242,15 +245,29 @@ class Run:
             self._databases(seat)
         self._parked(seat)
 
-    def _submit(self, seat: AppSeat, op: str, args: dict[str, Any], body: bytes = b"") -> None:
+    def _submit(
+        self, seat: AppSeat, op: str, args: dict[str, Any], body: bytes = b"", ident: str = "", about: str = ""
+    ) -> None:
+        """`about` is the checker's name of the message this speaks of."""
         self.truth.note(f"{seat.label} wants {op} {args}")
-        seat.link.submit(self.bench.now, op, args, body)
+        _, ident = seat.link.submit(self.bench.now, op, args, body, ident)
+        if about:
+            self.truth.meant[mark(ident, body)] = (seat.mailbox, about.partition("/")[2])
         seat.flush(self._agent_crash(seat))
 
     def _flood(self, seat: AppSeat, name: str) -> None:
         """Notes, more than a window holds."""
         for _ in range(self.rng.randint(60, 75)):
             self._submit(seat, "send", {"to": [name], "kind": "note"}, f"note {self.rng.random()}".encode())
+
+    def _clone(self, seat: AppSeat) -> None:
+        """Somebody uses the ids of others again, for messages to the same recipients: each id once in this mailbox."""
+        known = [row for row in self.truth.rows.values() if row.op == "send" and row.id[:16] not in seat.cloned]
+        if known:
+            row = self.rng.choice(known[-12:])
+            seat.cloned.add(row.id[:16])
+            to = row.args["to"] if self.rng.random() < 0.8 else [f"s{self.rng.randrange(5)}"]
+            self._submit(seat, "send", {"to": to}, f"clone {self.rng.random()}".encode(), row.id[:16])
 
     def _send(self, seat: AppSeat) -> None:
         rng = self.rng
@@ -263,7 +280,20 @@ class Run:
                 args["kind"] = "note"
             if rng.random() < 0.25:
                 args["ttl"] = rng.choice((300, 3_000, 20_000))
-            self._submit(seat, "send", args, f"text {rng.random()}".encode())
+            about = self._read(seat) if rng.random() < 0.15 else ""
+            if about:
+                msg = self.truth.letters[about]
+                args["re"], args["to"] = msg.id, [f"{msg.from_}@{msg.host}"]
+            self._submit(seat, "send", args, f"text {rng.random()}".encode(), about=about)
+
+    def _read(self, seat: AppSeat) -> str:
+        """The checker's name of something this seat was shown in the mailbox it has; "" when there is nothing."""
+        names = [
+            name
+            for (ledger, name), sight in self.truth.sights.items()
+            if ledger == seat.ledger and sight.proven and seat.origin.get(name) == seat.mailbox
+        ]
+        return self.rng.choice(names) if names else ""
 
     def _set(self, seat: AppSeat) -> None:
         rng = self.rng
@@ -311,11 +341,22 @@ class Run:
             seat.prove([k for k in keys if seat.hands[k].shown], self._agent_crash(seat))
 
     def _receipt(self, seat: AppSeat) -> None:
-        keys = [k for (led, k), s in self.truth.sights.items() if led == seat.ledger and s.proven]
-        if keys:
-            key = self.rng.choice(keys)
-            ident = key if self.rng.random() < 0.5 else key.partition("/")[2]
-            self._submit(seat, "receipt", {"moved": [["acked", "tool", 10, [ident]]]})
+        """What was shown is acknowledged: exactly, or by an id that others may use too; or somebody else's mail is."""
+        rng = self.rng
+        if rng.random() < 0.2 and self.truth.letters:
+            msg = rng.choice(list(self.truth.letters.values()))
+            status = rng.choice(("offered", "injected", "acked", "failed"))
+            self._submit(seat, "receipt", {"moved": [[status, "lie", 0, [msg.id]]], "of": ["00000000"]})
+        if name := self._read(seat):
+            msg = self.truth.letters[name]
+            args = rng.choice(
+                (
+                    {"moved": [["acked", ACKED, 10, [f"{msg.host}/{msg.id}"]]], "of": [msg.fid]},
+                    {"moved": [["acked", ACKED, 10, [f"{msg.host}/{msg.id}"]]]},
+                    {"moved": [["acked", ACKED, 10, [msg.id]]]},
+                )
+            )
+            self._submit(seat, "receipt", args, about=name)
 
     def _from_query(self, seat: AppSeat) -> None:
         """A command line shows what waits for a mailbox that nobody holds, and marks it."""
@@ -323,9 +364,11 @@ class Run:
             return
         for mailbox in self.hub.alive.world.mailboxes.values():
             if mailbox.name == seat.profile.name and mailbox.key == seat.who.key:
-                idents = [p.msg for p in mailbox.pending.values()][:5]
-                self.truth.settling.setdefault(seat.ledger, {}).update(dict.fromkeys(idents))
-                self._submit(seat, "settle", {"ids": idents, "proof": "printed"})
+                boxes, some = self.hub.alive.world.mailboxes, list(mailbox.pending.values())[:5]
+                read = [mark(p.msg, self.hub.store.message(p.sender, p.msg).body) for p in some]
+                self.truth.settling.setdefault(seat.ledger, {}).update(dict.fromkeys(read))
+                idents = [f"{boxes[p.sender].host}/{p.msg}" for p in some]
+                self._submit(seat, "settle", {"ids": idents, "proof": "printed", "of": [p.sender for p in some]})
 
     def _names(self, seat: AppSeat) -> None:
         rng = self.rng
@@ -390,7 +433,7 @@ class Run:
         name = f"c{self.made}"
         self.truth.note(f"{seat.label}'s database is copied for {name}")
         twin = self.add(name, host=seat.who.host, outbox=Outbox.from_dump(seat.outbox.dump()))
-        twin.ids, twin.last_told = dict(seat.ids), twin.link.book.first - 1
+        twin.ids, twin.names, twin.last_told = dict(seat.ids), dict(seat.names), twin.link.book.first - 1
         twin.ledgers = [*seat.ledgers, twin.ledger]
 
     # -- the end ---------------------------------------------------------------------------------------------------

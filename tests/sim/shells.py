@@ -45,6 +45,9 @@ class Watch:
     def dropped(self) -> None:
         """A batch of the broker was undone or died with it."""
 
+    def published(self, events: Sequence[Event]) -> None:
+        """The broker published these."""
+
     def down(self, conn: Conn, command: Any) -> None:
         """The broker handed a command to a living connection."""
 
@@ -151,12 +154,13 @@ class Hub:
             self.crash()
             return
         self.events += batch.events
+        self.bench.watch.published(batch.events)
 
     def commit(self, batch: Batch) -> None:
         if batch.writes:
             if self.full:
                 raise StoreError("no room", full=True)
-            self.store.apply(batch.writes)
+            self.alive.committed(batch, self.store.apply(batch.writes))
         self.bench.watch.committed(batch)
         self.batches += 1
         if self.batches % self.bench.check_every == 0:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from agent.book import AddRow, PutShown
@@ -22,6 +23,7 @@ from bus.effects import (
     AddOp,
     Batch,
     DropState,
+    Event,
     Move,
     MoveById,
     PutMailbox,
@@ -44,9 +46,17 @@ class Violation(AssertionError):
         self.kind = kind
 
 
+ACKED = "tool"  # the proof with which applications acknowledge
+
+
+def mark(ident: str, body: bytes) -> str:
+    """What the checker calls a request or a message. Ids are used again by others here; no two texts are equal."""
+    return f"{ident}:{blake2b(body, digest_size=4).hexdigest()}"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A request as its application made it, and where: the seat with the life of its database."""
+    """A request as its application made it, and where: the seat with the life of its database. `id` is its mark."""
 
     id: str
     source: tuple[str, int]
@@ -67,9 +77,11 @@ class Applied:
 
 @dataclass(slots=True)
 class Copy:
-    """One delivery in one mailbox, from the writes."""
+    """One delivery in one mailbox, from the writes; steps that are told by id as the disk has them then."""
 
     msg: str
+    sender: str
+    mark: str
     expires: int
     steps: dict[str, int] = field(default_factory=dict)
     settled: str = ""
@@ -94,6 +106,7 @@ class Sight:
 
     times: int = 0
     proven: bool = False  # the proof is on the agent's disk
+    fids: set[str] = field(default_factory=set)  # the mailboxes it was sent from when it was shown
     doubt: bool = False  # the agent cannot know whether it was seen
 
 
@@ -109,11 +122,16 @@ class Truth(Watch):
         self.told: dict[str, tuple[int, dict[str, Any]]] = {}
         self.sights: dict[tuple[int, str], Sight] = {}
         self.offered: dict[tuple[int, str, tuple[str, int], bool], int] = {}
-        self.read: set[tuple[str, str, str]] = set()  # reader, mailbox, message: whatever became of the database
+        self.read: set[tuple[str, str, str]] = set()  # reader, mailbox, mark: whatever became of the database
+        self.alike: dict[
+            tuple[int, str], set[str]
+        ] = {}  # ledger, host and id -> the messages of that name it was offered
         self.here: set[str] = set()  # mailboxes whose holder is connected, as the broker has told everybody
         self.holders: dict[str, set[str]] = {}  # mailbox -> whoever was welcomed to it
         self.aside: set[str] = set()  # mailboxes that were set aside by a takeover
-        self.settling: dict[int, dict[str, None]] = {}  # ledger -> msgs shown from a query
+        self.settling: dict[int, dict[str, None]] = {}  # ledger -> marks of what was shown from a query
+        self.letters: dict[str, wire.Msg] = {}  # the checker's name -> the message
+        self.meant: dict[str, tuple[str, str]] = {}  # mark of a request -> mailbox and mark of what it is about
         self.excused: set[int] = set()  # queries whose frames were dropped one by one
         self._fed: list[tuple[Conn, Any]] = []
         self._was: dict[str, tuple[int, int]] = {}
@@ -123,6 +141,7 @@ class Truth(Watch):
         self.hub: Hub | None = None
         self.restored = False
         self.dropped_frames = 0
+        self._events = -1  # number of the last one that was published; -1: a gap is in order
 
     def fail(self, kind: str, text: str) -> None:
         if not self.only or kind in self.only:
@@ -171,7 +190,7 @@ class Truth(Watch):
         if self.trace is not None:
             self.note(f"  broker > {conn.seat.label} {_brief(command)}")
         if isinstance(command, wire.Msg):
-            self._numbers[conn.route, command.n] = f"{command.host}/{command.id}"
+            self._numbers[conn.route, command.n] = f"{command.host}/{command.fid}/{command.id}"
             self._not_held(conn, command)
 
     def taken(self, seat: Seat, conn: Conn, command: Any) -> None:
@@ -181,18 +200,38 @@ class Truth(Watch):
     def _not_held(self, conn: Conn, msg: wire.Msg) -> None:
         session = self.hub.alive.core.sessions.get(conn.route) if self.hub else None
         for (mailbox, n), known in self.history.copies.items():
-            if session is not None and mailbox == session.mailbox and known.msg == msg.id and known.held:
+            same = (known.msg, known.sender) == (msg.id, msg.fid)
+            if session is not None and mailbox == session.mailbox and same and known.held:
                 self.fail("held shown", f"{conn.seat.label} is pushed {msg.id}, which is held as {n} ({known.held})")
 
     # -- the broker's disk -----------------------------------------------------------------------------------------
 
     def dropped(self) -> None:
         self._fed.clear()
+        self._events = -1
+
+    def published(self, events: Sequence[Event]) -> None:
+        """Nothing is told that the disk does not have, and nothing is left out."""
+        for event in events:
+            if self._events >= 0 and event.seq != self._events + 1:
+                self.fail("event gap", f"event {event.seq} ({event.topic}) after {self._events}")
+            self._events = event.seq
+            kind, _, step = event.topic.partition(".")
+            if kind != "msg" or step == "refused":
+                continue
+            told = event.fields
+            copies = [
+                known
+                for (mailbox, _), known in self.history.copies.items()
+                if (mailbox, known.msg, known.sender) == (told["mailbox"], told["id"], told.get("fid"))
+            ]
+            if not any(step in ("stored", "held") or step in known.steps for known in copies):
+                self.fail("event without row", f"{event.topic} {told}; there are {copies}")
 
     def committed(self, batch: Batch) -> None:
         now = self.hub.bench.now if self.hub else 0
         fresh: dict[tuple[str, int], Copy] = {}
-        expiries = {row.id: row for row in self._requests()}
+        expiries = {mark(row.id, row.body): row for row in self._requests()}
         messages: dict[tuple[str, str], AddMessage] = {}
         for write in batch.writes:
             match write:
@@ -205,28 +244,28 @@ class Truth(Watch):
                 case AddOp():
                     self._op(write)
                 case AddDelivery():
-                    row = expiries.get(write.msg)
+                    message = messages[write.sender, write.msg]
+                    row = expiries.get(mark(write.msg, message.body))
                     ttl = row.args.get("ttl", 0) if row else 0
-                    copy_ = Copy(write.msg, now + ttl if ttl else 0)
-                    copy_.wakes = messages[write.sender, write.msg].kind == "task" and not write.quiet
-                    self._by_policy(write, messages[write.sender, write.msg])
+                    copy_ = Copy(write.msg, write.sender, mark(write.msg, message.body), now + ttl if ttl else 0)
+                    copy_.wakes = message.kind == "task" and not write.quiet
+                    self._by_policy(write, message)
                     if write.status == "held":
                         copy_.held = write.proof
-                        self.held_once.add(write.msg)
+                        self.held_once.add(copy_.mark)
                     fresh[write.mailbox, write.n] = self.history.copies[write.mailbox, write.n] = copy_
                 case Release():
                     self._release(write, fresh)
                 case Move():
                     self._move(write, now)
-                case MoveById():
-                    for (mailbox, _), known in self.history.copies.items():
-                        if mailbox == write.mailbox and known.msg == write.msg:
-                            known.steps.setdefault(write.status, write.ts)
                 case PutState(entry):
                     self._was[entry.key] = self.history.state.get(entry.key, (0, 0))
                     self.history.state[entry.key] = (entry.ver, entry.expires)
                 case DropState(key):
                     self.history.state.pop(key, None)
+        for write in batch.writes:
+            if isinstance(write, MoveById):
+                self._named(write)
         opened = {str(event.fields["id"]) for event in batch.events if event.topic == "peer.open"}
         spoken: set[bytes] = set()
         for sent in batch.sends:
@@ -249,7 +288,7 @@ class Truth(Watch):
     def _twice(self, fresh: dict[tuple[str, int], Copy]) -> None:
         for (mailbox, n), made in fresh.items():
             for (other, m), known in self.history.copies.items():
-                if other == mailbox and known.msg == made.msg and m != n:
+                if other == mailbox and known.mark == made.mark and m != n:
                     self.fail("applied twice", f"{made.msg} is in {mailbox} as {m} and {n}")
 
     def _op(self, op: AddOp) -> None:
@@ -260,9 +299,10 @@ class Truth(Watch):
         by_digest = [r for r in asked if wire.digest(r.op, r.id, r.args, r.body) == op.digest]
         req = (by_digest or asked)[0]
         result, text = wire.unpack(op.reply, 1 << 20)
-        if req.id in self.history.applied:
-            self.fail("applied twice", f"row {req.id} ({req.op}) was done again as {op.ob[:4]} {op.q}")
-        self.history.applied[req.id] = Applied(op.code, result, text)
+        ident = mark(req.id, req.body)
+        if ident in self.history.applied:
+            self.fail("applied twice", f"row {ident} ({req.op}) was done again as {op.ob[:4]} {op.q}")
+        self.history.applied[ident] = Applied(op.code, result, text)
         if op.code == 200:
             conn = next(conn for conn, r in self._fed if r is req)
             self.history.word.accepted(conn.seat.who.key, req)
@@ -283,12 +323,43 @@ class Truth(Watch):
         if fate != made.status:
             self.fail("policy", f"{made.msg} to {made.mailbox} is {made.status}; by the rules it is {fate}")
 
-    def _asked_for(self, mailbox: str, msg: str, op: str) -> bool:
+    def _named(self, move: MoveById) -> None:
+        """A step that was told by id: the disk says which copies have it by now, and who spoke which it should be."""
+        if self.hub is None:
+            return
+        sql = (
+            f"SELECT d.n, m.sender FROM deliveries d JOIN messages m ON m.row = d.msg "
+            f"WHERE d.mailbox = ? AND m.id = ? AND d.{move.status}_at IS NOT NULL"
+        )
+        for n, sender in self.hub.store._db.execute(sql, (move.mailbox, move.msg)).fetchall():
+            known = self.history.copies.get((move.mailbox, n))
+            if known is None or (known.msg, known.sender) != (move.msg, sender):
+                self.fail(
+                    "made up", f"the disk has {move.status} of {move.msg} from {sender} as {n}, here it is {known}"
+                )
+                continue
+            if move.status in known.steps:
+                continue
+            known.steps[move.status] = move.ts
+            if move.status in ("acked", "failed") and not {"offered", "injected"} & set(known.steps):
+                self.fail("not offered", f"{known.mark} in {move.mailbox} is {move.status}, and was never offered")
+            meant = [
+                self.meant[ident]
+                for _, r in self._fed
+                if isinstance(r, wire.Req) and (ident := mark(r.id, r.body)) in self.meant
+            ]
+            if move.status in ("acked", "answered") and (move.mailbox, known.mark) not in meant:
+                about = [other for mailbox, other in meant if mailbox == move.mailbox and other.startswith(move.msg)]
+                if about:
+                    self.fail("another meant", f"{known.mark} in {move.mailbox} is {move.status}; meant was {about}")
+
+    def _asked_for(self, mailbox: str, known: Copy, op: str) -> bool:
         """Whether the person of this mailbox asked for that in this batch."""
         return any(
-            r.op == op and conn.seat.who.key == self.owners[mailbox] and any(i.endswith(msg) for i in r.args["ids"])
+            ident.rpartition("/")[2] == known.msg and of in ("", known.sender)
             for conn, r in self._fed
-            if isinstance(r, wire.Req)
+            if isinstance(r, wire.Req) and r.op == op and conn.seat.who.key == self.owners[mailbox]
+            for ident, of in zip(r.args["ids"], r.args.get("of") or [""] * len(r.args["ids"]), strict=True)
         )
 
     def _release(self, move: Release, fresh: dict[tuple[str, int], Copy]) -> None:
@@ -301,9 +372,9 @@ class Truth(Watch):
             isinstance(r, wire.Req) and r.op == "pause" and conn.seat.who.key == self.owners[move.mailbox]
             for conn, r in self._fed
         )
-        if not self._asked_for(move.mailbox, known.msg, "hold.release") and not (resumed or resuming):
+        if not self._asked_for(move.mailbox, known, "hold.release") and not (resumed or resuming):
             self.fail("released", f"{known.msg} in {move.mailbox} ({known.held}) went on, and nobody had said so")
-        if known.held != "paused" and not self._asked_for(move.mailbox, known.msg, "hold.release"):
+        if known.held != "paused" and not self._asked_for(move.mailbox, known, "hold.release"):
             self.fail("released", f"{known.msg} in {move.mailbox} was held by a rule, and nobody released it")
         known.held = ""
         self.history.copies[move.mailbox, move.to] = known
@@ -318,7 +389,7 @@ class Truth(Watch):
         if known.held:
             if move.status not in ("expired", "failed"):
                 self.fail("held shown", f"{move} of what is held")
-            if move.status == "failed" and not self._asked_for(move.mailbox, known.msg, "hold.drop"):
+            if move.status == "failed" and not self._asked_for(move.mailbox, known, "hold.drop"):
                 self.fail("released", f"{known.msg} in {move.mailbox} was dropped, and nobody had said so")
             known.held = ""
         known.steps.setdefault(move.status, now)
@@ -327,13 +398,15 @@ class Truth(Watch):
         if known.settled:
             self.fail("made up", f"{move} of a delivery that is {known.settled}")
         known.settled = move.status
-        if move.status == "injected" and not self._seen(known.msg):
-            self.fail("not shown", f"{known.msg} in {move.mailbox} is settled as shown; who says so never saw it")
+        if move.status == "injected" and move.proof == ACKED and "offered" not in known.steps:
+            self.fail("not offered", f"{known.mark} in {move.mailbox} is acknowledged, and was never offered")
+        if move.status == "injected" and not self._seen(known.mark):
+            self.fail("not shown", f"{known.mark} in {move.mailbox} is settled as shown; who says so never saw it")
         if move.status == "expired" and (not known.expires or now < known.expires):
             self.fail("early", f"{known.msg} expired at {now}, due at {known.expires}")
 
     def _seen(self, msg: str) -> bool:
-        """Whether one of those who spoke in this batch has shown it, with proof."""
+        """Whether one of those who spoke in this batch has shown the message of this mark, with proof."""
         for seat in {id(conn.seat): conn.seat for conn, _ in self._fed}.values():
             for ledger in getattr(seat, "ledgers", ()):
                 if any(s.proven for (led, key), s in self.sights.items() if led == ledger and key.endswith(msg)):
@@ -388,8 +461,9 @@ class Truth(Watch):
         for write in writes:
             if isinstance(write, AddRow):
                 args = wire.unpack(write.args)
-                self.rows[write.id] = Row(write.id, (seat.label, seat.ledger), write.row, write.op, args, write.body)
-                seat.ids[write.row] = write.id
+                ident = mark(write.id, write.body)
+                self.rows[ident] = Row(ident, (seat.label, seat.ledger), write.row, write.op, args, write.body)
+                seat.ids[write.row] = ident
             elif isinstance(write, PutShown) and write.shown.state == "shown":
                 name = seat.names.get(write.ident, write.ident)
                 sight = self.sights.get((seat.ledger, name))
@@ -423,15 +497,15 @@ class Truth(Watch):
 
     def offer(self, seat: AppSeat, key: str, msg: wire.Msg, ordered: bool) -> None:
         """A message came into the hands of an application for the first time, or again."""
-        row = self.rows.get(msg.id)
-        if row is None or row.body != msg.body:
+        row = self.rows.get(mark(msg.id, msg.body))
+        if row is None:
             self.fail("another text", f"{seat.label} has {key} with {msg.body[:40]!r}, sent {row}")
             return
         # What wakes may go before what does not; each of the two comes in order.
         wakes = msg.kind == "task" and not msg.quiet
-        mark = (seat.ledger, seat.origin.get(key, ""), row.source, wakes)
+        place = (seat.ledger, seat.origin.get(key, ""), row.source, wakes)
         if ordered and key not in seat.known:
-            last = self.offered.get(mark, 0)
+            last = self.offered.get(place, 0)
             # What expired unshown before a crash comes once more, to expire again; it may be shown in that moment.
             # What a restored broker does again may meet other names.
             # A released message stands behind what came meanwhile.
@@ -439,8 +513,9 @@ class Truth(Watch):
             if row.row < last and not late and not self.restored:
                 self.fail("order", f"{seat.label} is offered row {row.row} of {row.source} after {last}")
             if row.id not in self.held_once:
-                self.offered[mark] = max(last, row.row)
+                self.offered[place] = max(last, row.row)
         seat.known.add(key)
+        self.alike.setdefault((seat.ledger, key.partition(":")[0]), set()).add(key)
 
     def show(self, seat: AppSeat, key: str, repeat: bool) -> None:
         """A message is before somebody's eyes."""
@@ -451,14 +526,20 @@ class Truth(Watch):
         if read in self.read and not repeat:
             self.fail("unmarked repeat", f"{seat.label} shows {key} as if it were new")
         another = self.holders.get(mailbox, set()) - {seat.label}
+        # A message that has the host and id of another one in the ledger may be that one, sent again.
+        alike = {known for led in seat.ledgers for known in self.alike.get((led, key.partition(":")[0]), ())}
+        another = another or alike - {key}
         if repeat and read not in self.read and seat.lives == 1 and not another and key not in seat.unsure:
             self.fail("marked without cause", f"{seat.label} shows {key} as a possible repeat; nothing had happened")
         self.read.add(read)
         if sight.times and not repeat:
             self.fail("shown twice unmarked", f"{seat.label} shows {key} again")
-        if sight.times and not sight.doubt:
+        fid = self.letters[key].fid if key in self.letters else ""
+        # A sender that lost its mailbox with the broker's database sends again from another: that cannot be known.
+        if sight.times and not sight.doubt and fid in sight.fids:
             self.fail("shown twice", f"{seat.label} shows {key} again, and nothing had happened")
         sight.times += 1
+        sight.fids.add(fid)
 
     def doubt(self, seat: AppSeat, key: str) -> None:
         """The agent cannot know any more whether this was seen."""
