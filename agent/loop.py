@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import zmq
 
-from agent.asks import Answer, Queries, Query, resolve
+from agent.asks import Answer, Queries, Query, fail, resolve
 from agent.calls import Calls, Clock
 from agent.dialing import Connection, Dialer
 from agent.effects import Ended, Finished, Lost, News, Parked, Parted, SendRow, Settled, Welcomed
@@ -78,6 +78,7 @@ class Loop:
         self._status = LoopStatus(since_ms=self.clock())
         self._calls = Calls()
         self._waiters: dict[int, list[Future[Settled]]] = {}
+        self._look_at: int | None = None  # when the disk is to be asked for replies that are waited for
         self._queries = Queries()
         self._connection: Connection | None = None
         self._broken: StoreError | None = None
@@ -115,23 +116,27 @@ class Loop:
         return self.call(lambda link, now: link.submit(now, op, args, body, ident)).result()
 
     def settled(self, row: int) -> Future[Settled]:
-        """The broker's reply to a row, also to one that has it already. It may take as long as an outage."""
+        """The broker's reply to a row, also to one that has it already. It may take as long as an outage.
+
+        The row is on the disk, so a disk that fails now is waited for too. Unreachable when the loop ends before.
+        """
         future: Future[Settled] = Future()
 
-        def look(link: Link, _now: int) -> None:
-            if row < link.book.first:
-                stored = self.outbox.row(row)
-                if stored.code is not None:
-                    resolve(future, Settled(row, stored.code, stored.result, stored.text))
-                    return
+        def wait(link: Link, now: int) -> None:
             self._waiters.setdefault(row, []).append(future)
+            if row < link.book.first:
+                self._look_at = now
 
         def failed(done: Future[None]) -> None:
             error = done.exception()
-            if error is not None and future.set_running_or_notify_cancel():
-                future.set_exception(error)
+            if isinstance(error, StoreError):
+                if future not in self._waiters.setdefault(row, []):
+                    self._waiters[row].append(future)
+                self._look_at = self.clock()
+            elif error is not None:
+                fail(future, error)
 
-        self.call(look).add_done_callback(failed)
+        self.call(wait).add_done_callback(failed)
         return future
 
     def asking(self, what: str, args: dict[str, Any], timeout: float) -> Future[Answer]:
@@ -205,6 +210,8 @@ class Loop:
             self._send(link, batch.sends, now)
         for news in batch.news:
             self._tell(link, news, now)
+        if self._look_at is not None and now >= self._look_at:
+            self._look(link, now)
         self._dialed(link, now)
         if not self._leave(link, now):
             self._wait(link, now)
@@ -256,6 +263,7 @@ class Loop:
     def _wait(self, link: Link, now: int) -> None:
         until = self._leaving[1] if self._leaving else None
         times = [link.deadline(), self._dialer.deadline(), self._queries.deadline(), until]
+        times += [self._look_at]
         if link.book.first > link.book.last and now >= self._tidy_at:
             self._tidy_at = now + (0 if self.outbox.tidy(now) else TIDY_MS)
         due = min((t for t in times if t is not None), default=None)
@@ -303,6 +311,23 @@ class Loop:
         if self._on_news is not None:
             self._on_news(news)
 
+    def _look(self, link: Link, now: int) -> None:
+        """Replies that are on the disk, for those who wait: the news of them was lost, or was told before."""
+        self._look_at = None
+        for row in [row for row in self._waiters if row < link.book.first]:
+            try:
+                stored = self.outbox.find(row)
+            except StoreError as error:
+                log.error("agent.db: %s", error)
+                self._look_at = now + DISK_BACKOFF_MS[0]
+                return
+            if stored is None or stored.code is None:
+                settled = Settled(row, Code.GONE, {}, "it was answered long ago; the answer is not kept any more")
+            else:
+                settled = Settled(row, stored.code, stored.result, stored.text)
+            for waiter in self._waiters.pop(row):
+                resolve(waiter, settled)
+
     def _expire_queries(self, now: int) -> None:
         silent = "the broker did not answer in time"
         self._queries.expire(now, silent if self._status.connected else self._status.reason)
@@ -345,6 +370,8 @@ class Loop:
             self._retry_at = max(self._retry_at, now + DISK_BACKOFF_MS[1])
             return False
         self._broken = None
+        if self._waiters:
+            self._look_at = now
         if self.on_rebuilt is not None:
             self.on_rebuilt(self._link)
         return True
@@ -372,8 +399,7 @@ class Loop:
         self._queries.close(str(_ending()))
         for waiters in self._waiters.values():
             for waiter in waiters:
-                if waiter.set_running_or_notify_cancel():
-                    waiter.set_exception(_ending())
+                fail(waiter, _ending())
         self._dialer.close()
         self._context.term()
         self.outbox.close()
