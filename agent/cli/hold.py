@@ -132,9 +132,16 @@ def _picked(
 
 
 def _decide(person: Person, op: str, idents: list[str], more: dict[str, Any]) -> int:
+    from bus.errors import BusError
+
     done = 0
     for start in range(0, len(idents), AT_ONCE):
-        done += int(person.do(op, {"ids": idents[start : start + AT_ONCE], **more})["done"])
+        try:
+            done += int(person.do(op, {"ids": idents[start : start + AT_ONCE], **more})["done"])
+        except BusError as error:
+            if done:
+                error.args = (f"{done} of {len(idents)} are done, then: {error}",)
+            raise
     return done
 
 

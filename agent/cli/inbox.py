@@ -19,7 +19,7 @@ from agent.cli.call import Call, Rows, acting, as_json, pass_call
 from agent.cli.finite import Finite
 from agent.cli.follow import following
 from agent.cli.letters import message, print_letters
-from bus.errors import LocalError
+from bus.errors import BusError, LocalError
 
 if TYPE_CHECKING:
     from agent.asks import Answer
@@ -254,7 +254,12 @@ def ack(call: Call, idents: Sequence[str], as_json: bool) -> None:
         )
     keys = [f"{value.get('host', '')}/{value['id']}" for value, _ in found]
     for start in range(0, len(keys), SETTLED_AT_ONCE):
-        person.do("receipt", {"moved": [["acked", "talkbus ack", 0, keys[start : start + SETTLED_AT_ONCE]]]})
+        try:
+            person.do("receipt", {"moved": [["acked", "talkbus ack", 0, keys[start : start + SETTLED_AT_ONCE]]]})
+        except BusError as error:
+            if start:
+                error.args = (f"{start} of {len(keys)} were acknowledged, then: {error}",)
+            raise
     told = [{"id": value["id"], "from": value.get("from", ""), "status": "acked"} for value, _ in found]
     if as_json:
         show.document(told)
