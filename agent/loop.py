@@ -19,15 +19,17 @@ from typing import Any, TypeVar
 
 import zmq
 
+from agent import refusals
 from agent.asks import Answer, Queries, Query, fail, resolve
 from agent.calls import Calls, Clock
-from agent.dialing import Connection, Dialer
+from agent.dialing import NOT_PAIRED, NOT_PAIRED_MS, Connection, Dialer
 from agent.effects import Ended, Finished, Lost, News, Parked, Parted, SendRow, Settled, Welcomed
 from agent.link import Link, Profile
 from agent.outbox import Outbox
+from agent.refusals import Refusal
 from bus import wire
 from bus.config import Config, Home
-from bus.errors import Code, StoreError, Unreachable
+from bus.errors import Code, Refused, StoreError, Unreachable
 from bus.trust import ensure_keys
 
 T = TypeVar("T")
@@ -41,7 +43,10 @@ TIDY_MS = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class LoopStatus:
-    """How the link stands. `since_ms` is when the connection was found or lost; `reason` why there is none."""
+    """How the link stands. `since_ms` is when the connection was found or lost; `reason` why there is none.
+
+    `refused` is what the hub last said against this machine; a WELCOME takes it back.
+    """
 
     connected: bool = False
     name: str = ""
@@ -50,6 +55,7 @@ class LoopStatus:
     since_ms: int = 0
     parked: Parked | None = None
     reason: str = "connecting"
+    refused: Refusal | None = None
 
 
 class Loop:
@@ -79,6 +85,8 @@ class Loop:
         self._calls = Calls()
         self._waiters: dict[int, list[Future[Settled]]] = {}
         self._look_at: int | None = None  # when the disk is to be asked for replies that are waited for
+        self._knock_at: int | None = None  # when the hub is asked again whether this machine may send by now
+        self._knocks = 0
         self._queries = Queries()
         self._connection: Connection | None = None
         self._broken: StoreError | None = None
@@ -101,6 +109,7 @@ class Loop:
         self._dialer = Dialer(self._home, self._config, keys, self._context, self._calls.wake, self._autostart)
         self._poller = zmq.Poller()
         self._poller.register(self._calls.fileno(), zmq.POLLIN)
+        self._status = replace(self._status, refused=refusals.recall(self._home, self._config))
         self._thread = threading.Thread(target=self._main, name="talkbus-link", daemon=True)
         self._thread.start()
 
@@ -114,6 +123,11 @@ class Loop:
     def submit(self, op: str, args: dict[str, Any], body: bytes = b"", ident: str = "") -> tuple[int, str]:
         """A request, as Link.submit; returns row and id when it is on disk."""
         return self.call(lambda link, now: link.submit(now, op, args, body, ident)).result()
+
+    def admit(self) -> None:
+        """In the loop's thread, before a request is written: Refused when the hub refuses this machine."""
+        if self._status.refused is not None:
+            raise Refused(Code.FORBIDDEN, self._status.refused.words())
 
     def settled(self, row: int) -> Future[Settled]:
         """The broker's reply to a row, also to one that has it already. It may take as long as an outage.
@@ -193,6 +207,10 @@ class Loop:
         if self._broken is not None and not self._mended(now):
             return
         link = self._link
+        if self._knock_at is not None and now >= self._knock_at:
+            self._knock_at = None
+            if link.state == "parked":
+                link.knock(now)
         self._calls.run(link, now)
         self._read(link, now)
         self._expire_queries(now)
@@ -263,7 +281,7 @@ class Loop:
     def _wait(self, link: Link, now: int) -> None:
         until = self._leaving[1] if self._leaving else None
         times = [link.deadline(), self._dialer.deadline(), self._queries.deadline(), until]
-        times += [self._look_at]
+        times += [self._look_at, self._knock_at]
         if link.book.first > link.book.last and now >= self._tidy_at:
             self._tidy_at = now + (0 if self.outbox.tidy(now) else TIDY_MS)
         due = min((t for t in times if t is not None), default=None)
@@ -294,15 +312,27 @@ class Loop:
             case Finished():
                 self._queries.finished(link, news, status.reason)
             case Welcomed():
+                self._accepted()
                 since = status.since_ms if status.connected else now
                 self._status = LoopStatus(True, news.name, news.id, news.term, since, None, "")
                 self._queries.welcomed(link)
             case Parked():
-                self._status = replace(status, connected=False, since_ms=now, parked=news, reason=news.text)
+                refused = self._refusal(news, now)
+                self._status = replace(
+                    status, connected=False, since_ms=now, parked=news, reason=news.text, refused=refused
+                )
             case Lost():
                 since = now if status.connected else status.since_ms
                 reason = news.text or status.reason or "the connection was lost"
-                self._status = replace(status, connected=False, since_ms=since, parked=None, reason=reason)
+                refused = status.refused
+                if news.text == NOT_PAIRED:
+                    refused = refusals.again(refused, NOT_PAIRED, now)
+                    refusals.remember(self._home, self._config, refused)
+                elif refused is not None:
+                    refused = replace(refused, heard=False)
+                self._status = replace(
+                    status, connected=False, since_ms=since, parked=None, reason=reason, refused=refused
+                )
             case Ended():
                 self._status = replace(status, connected=False, since_ms=now, reason="the broker said goodbye")
                 self._told_bye = True
@@ -310,6 +340,26 @@ class Loop:
                     link.knock(now)
         if self._on_news is not None:
             self._on_news(news)
+
+    def _accepted(self) -> None:
+        """The hub takes this machine's requests."""
+        self._knock_at, self._knocks = None, 0
+        refusals.forget(self._home)
+
+    def _refusal(self, news: Parked, now: int) -> Refusal | None:
+        """What a session that was parked says about the machine. One that only lost its name says nothing."""
+        if news.code == Code.CONFLICT:
+            self._accepted()
+            return None
+        refused = refusals.again(self._status.refused, news.text, now)
+        if news.code == Code.FORBIDDEN:
+            # Another role is given without a word to whoever was refused, so it is asked for now and then.
+            least, most = NOT_PAIRED_MS
+            self._knock_at = now + min(most, least << min(self._knocks, 10))
+            self._knocks += 1
+            if news.by.get("role"):
+                refusals.remember(self._home, self._config, refused)
+        return refused
 
     def _look(self, link: Link, now: int) -> None:
         """Replies that are on the disk, for those who wait: the news of them was lost, or was told before."""

@@ -19,13 +19,14 @@ from agent.link import Link
 from agent.redact import outgoing
 from agent.tooling import Args, Desk, ToolError
 from bus import names, wire
-from bus.errors import Code
+from bus.errors import BusError, Code
 
 REPLY_S = 0.3  # how long a result waits for the broker's word
 TOLD_MAX = 20  # recipients of one message that a result lists
 QUERY_S = 4.0
 WAIT_MAX_S = 55
 REFILL_S = 1.5
+AGAIN_S = 3.0
 RECONNECT_MS = 2000  # a connection that was lost just now is worth waiting for
 LIMIT_MAX = 200
 NOTHING = "no unread messages"
@@ -63,24 +64,53 @@ def redacted(op: str, args: dict[str, Any], body: bytes) -> str:
 
 
 async def post(desk: Desk, op: str, args: dict[str, Any], body: bytes, wait: float) -> tuple[str, Settled | None]:
-    """A request on the disk, with the broker's reply if that comes within `wait` s. BusError when it is not there."""
+    """A request on the disk, with the broker's reply if that comes within `wait` s.
+
+    BusError when it is not there, as where the hub refuses this machine; never once it is.
+    """
     loop = desk.session.loop
-    row, ident = await asyncio.wrap_future(loop.call(lambda link, now: link.submit(now, op, args, body)))
+    await desk.session.asked_again(AGAIN_S)
+
+    def write(link: Link, now: int) -> tuple[int, str]:
+        loop.admit()
+        return link.submit(now, op, args, body)
+
+    row, ident = await asyncio.wrap_future(loop.call(write))
+    return ident, await answered(desk, row, wait)
+
+
+async def answered(desk: Desk, row: int, wait: float) -> Settled | None:
+    """The reply to a row that is on the disk; None when it does not come within `wait` s, or the agent ends."""
     try:
-        return ident, await asyncio.wait_for(asyncio.wrap_future(loop.settled(row)), wait)
-    except TimeoutError:
-        return ident, None
+        return await asyncio.wait_for(asyncio.wrap_future(desk.session.loop.settled(row)), wait)
+    except (TimeoutError, BusError):
+        return None
 
 
 def queued(desk: Desk, ident: str) -> str:
-    """What is true of a request the broker has not confirmed."""
+    """What is true of a request the broker has not confirmed. ToolError where it does not go out by itself."""
+    if refusal := blocked(desk, ident):
+        raise ToolError(refusal)
     status = desk.session.loop.status()
+    if status.parked is not None:
+        return f"queued (id {ident}): it is on disk, and goes out once this session is on the bus again."
     if status.connected:
         return f"queued (id {ident}): the broker has not confirmed it yet; it is on disk and goes out by itself."
     since = render.age(desk.session.loop.clock() - status.since_ms)
     return (
         f"queued (id {ident}): broker not reachable since {since} ({status.reason or 'no connection'}); "
         "it is on disk and goes out by itself."
+    )
+
+
+def blocked(desk: Desk, ident: str) -> str:
+    """What is true of a request on this disk while the hub takes nothing from this machine; "" while it does."""
+    refused = desk.session.loop.status().refused
+    if refused is None:
+        return ""
+    return (
+        f"not confirmed (id {ident}): {refused.words()}. It stays on this disk, and goes out only when the hub takes "
+        f"this machine's mail again; message_status(id={ident!r}) tells."
     )
 
 
@@ -133,6 +163,10 @@ def message_id(text: str, name: str) -> str:
 
 async def query(desk: Desk, what: str, args: dict[str, Any], wait: float = QUERY_S) -> Answer:
     """Ask the broker; ToolError when it does not answer or refuses. 204 is no error."""
+    await desk.session.asked_again(AGAIN_S)
+    refused = desk.session.loop.status().refused
+    if refused is not None:
+        raise ToolError(refused.words())
     answer = await asyncio.wrap_future(desk.session.loop.asking(what, args, wait))
     if answer.code == Code.BUSY:
         raise ToolError(f"the broker is not reachable: {answer.text or 'no answer'} (it is tried again; call later)")
@@ -176,6 +210,8 @@ async def check_messages(desk: Desk, args: Args) -> str:
     if left:
         return counted(left)
     status = desk.session.loop.status()
+    if status.refused is not None:
+        return f"{NOTHING} here, and nothing comes in: {status.refused.words()}"
     if not status.connected and not status.parked:
         since = render.age(desk.session.loop.clock() - status.since_ms)
         return f"{NOTHING} here; the broker is not reachable since {since} ({status.reason}), so there may be more."
@@ -249,27 +285,33 @@ async def ack(desk: Desk, args: Args) -> str:
         raise ToolError(f"{len(idents)} ids, {wire.RECEIPT_IDS} are allowed (ack the others next)")
     note = args.text("note").strip()
     found = await _senders(desk, idents, must=bool(note))
+    loop = desk.session.loop
 
-    def acknowledge(link: Link, now: int) -> int:
+    def acknowledge(link: Link, now: int) -> tuple[int, str]:
+        loop.admit()
         waiting = [x for x in link.inbox.waiting() if x.msg.id in idents]
         given = link.inbox.offer(now, waiting, "tool")
         link.inbox.shown(now, [x.key for x in given], "acked")
-        row, _ = link.submit(now, "receipt", {"moved": [["acked", "tool", 0, idents]]})
-        return row
+        return link.submit(now, "receipt", {"moved": [["acked", "tool", 0, idents]]})
 
-    loop = desk.session.loop
-    row = await asyncio.wrap_future(loop.call(acknowledge))
+    row, receipt = await asyncio.wrap_future(loop.call(acknowledge))
     lines = []
-    try:
-        settled = await asyncio.wait_for(asyncio.wrap_future(loop.settled(row)), REPLY_S)
-        if settled.code != Code.OK:
-            raise ToolError(f"not acknowledged: {settled.text} (code {settled.code})")
-        lines.append(f"acknowledged {len(idents)}")
-    except TimeoutError:
+    settled = await answered(desk, row, REPLY_S)
+    if settled is None:
+        if refusal := blocked(desk, receipt):
+            raise ToolError(refusal)
         doubt = "" if found else ", and so far nobody could check the ids"
-        lines.append(f"queued: {len(idents)} acknowledged on disk; goes out when the broker is reachable{doubt}")
-    if note:
-        lines += [await _note(desk, sender, ident, note) for sender, ident in (found or {}).items()]
+        told = f"queued (id {receipt}): {len(idents)} acknowledged on disk"
+        lines.append(f"{told}; goes out when the broker is reachable{doubt}")
+    elif settled.code != Code.OK:
+        raise ToolError(f"not acknowledged: {settled.text} (code {settled.code})")
+    else:
+        lines.append(f"acknowledged {len(idents)}")
+    for sender, ident in (found or {}).items() if note else ():
+        try:
+            lines.append(await _note(desk, sender, ident, note))
+        except BusError as error:
+            raise ToolError(f"{'; '.join(lines)}; but the note to {sender}: {error}") from error
     return "; ".join(lines)
 
 
@@ -306,7 +348,11 @@ async def message_status(desk: Desk, args: Args) -> str:
     loop = desk.session.loop
     stored = await asyncio.wrap_future(loop.call(lambda _link, _now: loop.outbox.by_id(ident)))
     if stored is not None and stored.code is None:
-        return f"{queued(desk, ident)} Written {render.age(loop.clock() - stored.at)}."
+        await desk.session.asked_again(AGAIN_S)
+        return f"{blocked(desk, ident) or queued(desk, ident)} Written {render.age(loop.clock() - stored.at)}."
+    if stored is not None and stored.code is not None and stored.op != "send":
+        became = "done" if stored.code < 300 else f"refused: {stored.text or 'no reason given'} (code {stored.code})"
+        return f"{stored.op} {ident}: {became}, {render.age(loop.clock() - stored.settled_at)}"
     try:
         answer = await query(desk, "why", {"id": ident})
     except ToolError as error:
