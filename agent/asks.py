@@ -43,6 +43,12 @@ def resolve(future: Future[T], value: T) -> None:
         future.set_result(value)
 
 
+def fail(future: Future[Any], error: BaseException) -> None:
+    """Give a future an error, under the conditions of resolve()."""
+    if not future.done() and future.set_running_or_notify_cancel():
+        future.set_exception(error)
+
+
 class Queries:
     """Asked ones by their number, and those that wait for a connection."""
 

@@ -88,7 +88,7 @@ class Calls:
         """Run what waits. A BusError is its caller's alone; StoreError and what nobody expected end the batch."""
         while self._queue:
             fn, future = self._queue.popleft()
-            if not future.set_running_or_notify_cancel():
+            if future.done() or not future.set_running_or_notify_cancel():
                 continue
             self._running = future
             try:
@@ -96,14 +96,16 @@ class Calls:
             except StoreError:
                 raise
             except BusError as error:
-                future.set_exception(error)
+                if not future.done():
+                    future.set_exception(error)
             self._running = None
 
     def committed(self) -> None:
         """The batch is on the disk."""
         done, self._done = self._done, []
         for future, value in done:
-            future.set_result(value)
+            if not future.done():  # or those behind it would never hear
+                future.set_result(value)
 
     def failed(self, error: BusError) -> None:
         """The batch is not, and nothing of it happened."""
@@ -112,13 +114,14 @@ class Calls:
             done.append((self._running, None))
             self._running = None
         for future, _ in done:
-            future.set_exception(error)
+            if not future.done():
+                future.set_exception(error)
 
     def refuse(self, error: BusError) -> None:
         """Nothing can be done for those who wait."""
         while self._queue:
             _, future = self._queue.popleft()
-            if future.set_running_or_notify_cancel():
+            if not future.done() and future.set_running_or_notify_cancel():
                 future.set_exception(error)
 
     def close(self, error: BusError) -> None:

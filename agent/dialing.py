@@ -24,7 +24,7 @@ _NOW = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 START_BACKOFF_MS = (1000, 30_000)
 NOT_PAIRED_MS = (2000, 60_000)  # a key that was refused is seldom let in a moment later
-NOT_PAIRED = "not paired: the hub does not know this machine's key (ask its owner for an invitation: lan join)"
+NOT_PAIRED = "this machine is not paired with the hub (ask its owner for an invitation: talkbus lan join LINE)"
 _WHY = {
     "failed auth": NOT_PAIRED,
     "disconnected": "the broker hung up, or nobody listens where it was",

@@ -84,7 +84,8 @@ def finish(seat: Seat) -> None:
 
 
 def empty(home: Home, config: Config, folder: Path, ended: Future[None] | None = None) -> bool:
-    """Send what a run that is over has left. False when the broker could not be asked; a seat in use is passed over.
+    """Send what a run that is over has left. False when the broker could not be asked; a seat in use is passed over,
+    and so is one whose rows the broker refuses, which stay.
 
     BusError when the seat cannot be used.
     """
@@ -102,9 +103,10 @@ def empty(home: Home, config: Config, folder: Path, ended: Future[None] | None =
         with visit(home, config, outbox, profile, ended) as link:
             last = link.loop.call(lambda of, _now: of.book.last).result()
             settled, why = link.reply(last)
+            refusal = link.refusal()
         if settled is None:
             log.info("what %s left is not sent yet: %s", seat.name, why)
-            return False
+            return bool(refusal)
         unmark(seat)
         return True
     finally:

@@ -51,7 +51,7 @@ DIAL_MS = 5000
 RECEIPT_DELAY_MS = 200
 RECEIPT_SIZE = 3000  # octets of one receipt's arguments, well below the head's limit
 UNCONFIRMED_MAX = 256
-REFUSED_MS = 60_000  # what only somebody else can change is asked for again, seldom
+REFUSED_MS = (2000, 60_000)  # what only somebody else can change, without a word to us, is asked for again, ever less
 Make = Callable[[], str]
 _PASSING = (Code.UNKNOWN_SESSION, Code.TOO_MANY, Code.BUSY)
 
@@ -101,6 +101,7 @@ class Link:
         self._take = 0
         self._dial_at = 0
         self._failures = 0
+        self._refusals = 0  # in a row, since the last WELCOME
         self._give_up_at = 0
         self._hb = profile.hb
         self._ping_at = 0
@@ -320,7 +321,7 @@ class Link:
             self._again(now)
             return
         self.state = "open"
-        self._failures = 0
+        self._failures = self._refusals = 0
         self._hb = welcome.hb
         if first:
             self._pinged.clear()
@@ -343,7 +344,9 @@ class Link:
             return
         self._stop(Parked(err.code, err.term, err.by, err.text))
         if err.code != Code.CONFLICT:
-            self._dial_at = now + REFUSED_MS
+            least, most = REFUSED_MS
+            self._dial_at = now + min(most, least << min(self._refusals, 10))
+            self._refusals += 1
 
     def _park(self, now: int, gone: wire.Gone) -> None:
         self.profile.mailbox = ""  # another's from now on, under whatever name

@@ -19,15 +19,17 @@ from typing import Any, TypeVar
 
 import zmq
 
-from agent.asks import Answer, Queries, Query, resolve
+from agent import refusals
+from agent.asks import Answer, Queries, Query, fail, resolve
 from agent.calls import Calls, Clock
-from agent.dialing import Connection, Dialer
+from agent.dialing import NOT_PAIRED, Connection, Dialer
 from agent.effects import Ended, Finished, Lost, News, Parked, Parted, SendRow, Settled, Welcomed
 from agent.link import Link, Profile
 from agent.outbox import Outbox
+from agent.refusals import Refusal
 from bus import wire
 from bus.config import Config, Home
-from bus.errors import Code, StoreError, Unreachable
+from bus.errors import Code, Refused, StoreError, Unreachable
 from bus.trust import ensure_keys
 
 T = TypeVar("T")
@@ -41,7 +43,10 @@ TIDY_MS = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class LoopStatus:
-    """How the link stands. `since_ms` is when the connection was found or lost; `reason` why there is none."""
+    """How the link stands. `since_ms` is when the connection was found or lost; `reason` why there is none.
+
+    `refused` is what the hub last said against this machine; a WELCOME takes it back.
+    """
 
     connected: bool = False
     name: str = ""
@@ -50,6 +55,7 @@ class LoopStatus:
     since_ms: int = 0
     parked: Parked | None = None
     reason: str = "connecting"
+    refused: Refusal | None = None
 
 
 class Loop:
@@ -78,6 +84,7 @@ class Loop:
         self._status = LoopStatus(since_ms=self.clock())
         self._calls = Calls()
         self._waiters: dict[int, list[Future[Settled]]] = {}
+        self._look_at: int | None = None  # when the disk is to be asked for replies that are waited for
         self._queries = Queries()
         self._connection: Connection | None = None
         self._broken: StoreError | None = None
@@ -101,6 +108,7 @@ class Loop:
         self._dialer = Dialer(self._home, self._config, keys, self._context, self._calls.wake, self._autostart)
         self._poller = zmq.Poller()
         self._poller.register(self._calls.fileno(), zmq.POLLIN)
+        self._status = replace(self._status, refused=refusals.recall(self._home, self._config))
         self._thread = threading.Thread(target=self._main, name="talkbus-link", daemon=True)
         self._thread.start()
 
@@ -115,24 +123,33 @@ class Loop:
         """A request, as Link.submit; returns row and id when it is on disk."""
         return self.call(lambda link, now: link.submit(now, op, args, body, ident)).result()
 
+    def admit(self) -> None:
+        """In the loop's thread, before a request is written: Refused when the hub refuses this machine."""
+        if self._status.refused is not None:
+            raise Refused(Code.FORBIDDEN, self._status.refused.words())
+
     def settled(self, row: int) -> Future[Settled]:
-        """The broker's reply to a row, also to one that has it already. It may take as long as an outage."""
+        """The broker's reply to a row, also to one that has it already. It may take as long as an outage.
+
+        The row is on the disk, so a disk that fails now is waited for too. Unreachable when the loop ends before.
+        """
         future: Future[Settled] = Future()
 
-        def look(link: Link, _now: int) -> None:
-            if row < link.book.first:
-                stored = self.outbox.row(row)
-                if stored.code is not None:
-                    resolve(future, Settled(row, stored.code, stored.result, stored.text))
-                    return
+        def wait(link: Link, now: int) -> None:
             self._waiters.setdefault(row, []).append(future)
+            if row < link.book.first:
+                self._look_at = now
 
         def failed(done: Future[None]) -> None:
             error = done.exception()
-            if error is not None and future.set_running_or_notify_cancel():
-                future.set_exception(error)
+            if isinstance(error, StoreError):
+                if future not in self._waiters.setdefault(row, []):
+                    self._waiters[row].append(future)
+                self._look_at = self.clock()
+            elif error is not None:
+                fail(future, error)
 
-        self.call(look).add_done_callback(failed)
+        self.call(wait).add_done_callback(failed)
         return future
 
     def asking(self, what: str, args: dict[str, Any], timeout: float) -> Future[Answer]:
@@ -206,6 +223,8 @@ class Loop:
             self._send(link, batch.sends, now)
         for news in batch.news:
             self._tell(link, news, now)
+        if self._look_at is not None and now >= self._look_at:
+            self._look(link, now)
         self._dialed(link, now)
         if not self._leave(link, now):
             self._wait(link, now)
@@ -257,6 +276,7 @@ class Loop:
     def _wait(self, link: Link, now: int) -> None:
         until = self._leaving[1] if self._leaving else None
         times = [link.deadline(), self._dialer.deadline(), self._queries.deadline(), until]
+        times.append(self._look_at)
         if link.book.first > link.book.last and now >= self._tidy_at:
             self._tidy_at = now + (0 if self.outbox.tidy(now) else TIDY_MS)
         due = min((t for t in times if t is not None), default=None)
@@ -287,15 +307,27 @@ class Loop:
             case Finished():
                 self._queries.finished(link, news, status.reason)
             case Welcomed():
+                self._accepted()
                 since = status.since_ms if status.connected else now
                 self._status = LoopStatus(True, news.name, news.id, news.term, since, None, "")
                 self._queries.welcomed(link)
             case Parked():
-                self._status = replace(status, connected=False, since_ms=now, parked=news, reason=news.text)
+                refused = self._refusal(news, now)
+                self._status = replace(
+                    status, connected=False, since_ms=now, parked=news, reason=news.text, refused=refused
+                )
             case Lost():
                 since = now if status.connected else status.since_ms
                 reason = news.text or status.reason or "the connection was lost"
-                self._status = replace(status, connected=False, since_ms=since, parked=None, reason=reason)
+                refused = status.refused
+                if news.text == NOT_PAIRED:
+                    refused = refusals.again(refused, NOT_PAIRED, now)
+                    refusals.remember(self._home, self._config, refused)
+                elif refused is not None:
+                    refused = replace(refused, heard=False)
+                self._status = replace(
+                    status, connected=False, since_ms=since, parked=None, reason=reason, refused=refused
+                )
             case Ended():
                 self._status = replace(status, connected=False, since_ms=now, reason="the broker said goodbye")
                 self._told_bye = True
@@ -303,6 +335,37 @@ class Loop:
                     link.knock(now)
         if self._on_news is not None:
             self._on_news(news)
+
+    def _accepted(self) -> None:
+        """The hub takes this machine's requests."""
+        refusals.forget(self._home)
+
+    def _refusal(self, news: Parked, now: int) -> Refusal | None:
+        """What a session that was parked says about the machine. One that only lost its name says nothing."""
+        if news.code == Code.CONFLICT:
+            self._accepted()
+            return None
+        refused = refusals.again(self._status.refused, news.text, now)
+        if news.code == Code.FORBIDDEN and news.by.get("role"):
+            refusals.remember(self._home, self._config, refused)
+        return refused
+
+    def _look(self, link: Link, now: int) -> None:
+        """Replies that are on the disk, for those who wait: the news of them was lost, or was told before."""
+        self._look_at = None
+        for row in [row for row in self._waiters if row < link.book.first]:
+            try:
+                stored = self.outbox.find(row)
+            except StoreError as error:
+                log.error("agent.db: %s", error)
+                self._look_at = now + DISK_BACKOFF_MS[0]
+                return
+            if stored is None or stored.code is None:
+                settled = Settled(row, Code.GONE, {}, "it was answered long ago; the answer is not kept any more")
+            else:
+                settled = Settled(row, stored.code, stored.result, stored.text)
+            for waiter in self._waiters.pop(row):
+                resolve(waiter, settled)
 
     def _expire_queries(self, now: int) -> None:
         silent = "the broker did not answer in time"
@@ -348,6 +411,8 @@ class Loop:
             self._retry_at = max(self._retry_at, now + DISK_BACKOFF_MS[1])
             return False
         self._broken = None
+        if self._waiters:
+            self._look_at = now
         if self.on_rebuilt is not None:
             self.on_rebuilt(self._link)
         return True
@@ -375,8 +440,7 @@ class Loop:
         self._queries.close(str(_ending()))
         for waiters in self._waiters.values():
             for waiter in waiters:
-                if waiter.set_running_or_notify_cancel():
-                    waiter.set_exception(_ending())
+                fail(waiter, _ending())
         self._dialer.close()
         self._context.term()
         self.outbox.close()

@@ -213,6 +213,11 @@ class Outbox:
             raise StoreError(f"{self._where}: has no row {row}")
         return found[0]
 
+    def find(self, row: int) -> StoredRow | None:
+        """As row(), but None when it is not kept any more."""
+        found = self._find("WHERE r.row = ?", row)
+        return found[0] if found else None
+
     def by_id(self, message_id: str) -> StoredRow | None:
         """The row with this id; None when it was never ours, or settled longer than seven days ago."""
         found = self._find("WHERE r.id = ? ORDER BY r.row DESC LIMIT 1", message_id)

@@ -1,8 +1,9 @@
 """The seat of whoever types: the session around a command, a name that was asked for, or the person at the keyboard.
 
 Commands run side by side. What changes something goes through the seat's outbox, which is locked only while it is
-used: on disk first, then up to a second for the broker, else it stays `queued` for a later call of the same seat.
-What only asks needs no lock. No mailbox is held: reading is a query, and `settle` once the text was printed.
+used. Once the broker has welcomed, or has not within a second, the request goes to the disk; without a reply it stays
+`queued` there for a later call of the same seat. A machine that the hub refuses writes nothing. What only asks needs
+no lock. No mailbox is held: reading is a query, and `settle` once the text was printed.
 
 Every mailbox has an outbox of its own here. That of a session is found by its id, so that what was queued inside it
 leaves as the session, however that is called by then; those of scripts by the name they were given. A person is
@@ -20,12 +21,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from agent import left
+from agent import left, refusals
 from agent.asks import Answer
 from agent.effects import Settled
 from agent.link import Profile
-from agent.loop import Loop
+from agent.loop import Loop, new_row_id
 from agent.outbox import Outbox, StoredRow
+from agent.refusals import Refusal, with_remedy
 from agent.seats import Kind, Live, Seat, script_seat, session_of, wait_seat
 from agent.visit import CONNECT_S, HUB_S, REPLY_S, Visit, visit
 from bus import joined, names
@@ -42,17 +44,59 @@ _INSIDE = ".session"  # in the name of a seat only, behind the id of a mailbox
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a request: `settled`, or still on disk since `at` (ms since 1970), and `reason` why."""
+    """What became of a request: `settled`, or still on disk since `at` (ms since 1970), and `reason` why.
+
+    `refused`: the hub has said meanwhile that it takes nothing from this machine, so it does not go out by itself.
+    """
 
     id: str
     row: int
     at: int
     settled: Settled | None = None
     reason: str = ""
+    refused: bool = False
 
     @property
     def queued(self) -> bool:
         return self.settled is None
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C when a request may be on the disk already. The text names it; `outcome` is what is known of it."""
+
+    def __init__(self, text: str, outcome: Outcome | None = None) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A request on its way to the disk and to the broker. `begun`: it may be on the disk; with a `row` it is."""
+
+    id: str
+    op: str
+    begun: bool = False
+    row: int = 0
+    at: int = 0
+    settled: Settled | None = None
+    reason: str = ""
+    refused: bool = False
+
+    def outcome(self) -> Outcome | None:
+        """What is known of it; None when it is not certain to be on the disk."""
+        if not self.row:
+            return None
+        return Outcome(self.id, self.row, self.at, self.settled, self.reason, self.refused)
+
+    def interrupted(self) -> Interrupted:
+        """What Ctrl-C leaves."""
+        if self.settled is not None:
+            text = f"interrupted after {self.op} {self.id} was answered"
+        elif self.row:
+            text = f"interrupted: {self.op} {self.id} is on this disk, and is sent with the next call"
+        else:
+            text = f"interrupted while {self.op} {self.id} was being written: it is on this disk, or was never taken"
+        return Interrupted(f"{text} (talkbus why {self.id})", self.outcome())
 
 
 def find(home: Home, config: Config, asked: str = "", environment: str = "") -> Person:
@@ -104,34 +148,70 @@ class Person:
         """Write a request to disk and wait for its reply as long as the broker deserves it. Secrets in it are
         redacted before it is written, but for `raw`, which is for a person who insists.
 
-        Without `queue` nothing is written when there is no broker: Unreachable. LocalError when it cannot be sent at
-        all, StoreError when the disk refuses: then it is not queued either.
+        Refused when the hub refuses this machine; without `queue` Unreachable when there is no broker. LocalError
+        when it cannot be sent at all, StoreError when the disk refuses. In none of these cases anything was written:
+        once it is on the disk there is an Outcome, whatever fails after that, or Interrupted.
         """
         reason = self._wake()
         if reason and not queue:
             raise Unreachable(reason)
-        with self._acting(SEAT_S) as seat:
-            outbox = Outbox.open(seat.database)
-            with self._link(outbox, raw) as link:
-                row, ident = link.loop.submit(op, args, body)
-                at = link.loop.clock()
-                settled, why = link.reply(row, bool(reason))
-            renamed = settled is not None and op == "rename" and settled.code < 300
-            self._known(seat, link, str(settled.result.get("name", "")) if settled is not None and renamed else "")
-            self._mark(seat, settled is None)
-        if settled is not None:
-            self._drain_others()
-        return Outcome(ident, row, at, settled, reason or why)
+        pending = _Pending(new_row_id(), op, reason=reason)
+        try:
+            with self._acting(SEAT_S) as seat:
+                try:
+                    self._post(seat, pending, args, body, queue, raw)
+                finally:
+                    if pending.begun:
+                        self._mark(seat, pending.settled is None)
+            if pending.settled is not None:
+                self._drain_others()
+        except KeyboardInterrupt as error:
+            if pending.begun:
+                raise pending.interrupted() from error
+            raise
+        except (BusError, OSError) as error:
+            if not pending.row:
+                raise
+            pending.reason = pending.reason or str(error)
+        outcome = pending.outcome()
+        assert outcome is not None
+        return outcome
+
+    def _post(self, seat: Seat, pending: _Pending, args: dict[str, Any], body: bytes, queue: bool, raw: bool) -> None:
+        """Ask the broker whether it welcomes this session, write the request down, and wait for the reply."""
+        with self._link(Outbox.open(seat.database), raw) as link:
+            pending.reason = pending.reason or link.unwelcome()
+            if refusal := link.refusal():
+                raise Refused(Code.FORBIDDEN, refusal)
+            if pending.reason and not queue:
+                raise Unreachable(with_remedy(pending.reason, "nothing was written; talkbus status tells more"))
+            pending.begun = True
+            try:
+                pending.row, _ = link.loop.submit(pending.op, args, body, pending.id)
+            except BusError:
+                pending.begun = False
+                raise
+            pending.at = link.loop.clock()
+            pending.settled, why = link.reply(pending.row, bool(pending.reason))
+            pending.reason = pending.reason or why
+            pending.refused = pending.settled is None and bool(link.refusal())
+        settled = pending.settled
+        renamed = settled is not None and pending.op == "rename" and settled.code < 300
+        self._known(seat, link, str(settled.result.get("name", "")) if settled is not None and renamed else "")
 
     def do(self, op: str, args: dict[str, Any], body: bytes = b"") -> dict[str, Any]:
         """A request whose result is wanted now. Refused with the broker's words.
 
         Unreachable, and nothing done, when there is no broker. One that goes away in that very moment leaves the
-        request queued, and the error says so.
+        request on the disk, and the error says so, with its id.
         """
         outcome = self.submit(op, args, body, queue=False)
         if outcome.settled is None:
-            raise Unreachable(f"queued, not done yet: {outcome.reason} (the next call of {self.name} does it)")
+            told = f"{op} is on this disk as {outcome.id}, and the broker has not confirmed it: {outcome.reason}"
+            if outcome.refused:
+                raise Refused(Code.FORBIDDEN, with_remedy(told, f"see whether it was done: talkbus why {outcome.id}"))
+            more = f"the next call of {self.name} goes on with it; talkbus why {outcome.id}"
+            raise Unreachable(with_remedy(told, more))
         settled = outcome.settled
         if settled.code >= 300:
             text = settled.text or f"the broker refused it with {settled.code}"
@@ -187,13 +267,17 @@ class Person:
 
     @contextmanager
     def asking(self) -> Iterator[Asker]:
-        """A session that queries as this mailbox; nothing is locked. Unreachable when there is no broker."""
+        """A session that queries as this mailbox; nothing is locked. Unreachable when there is no broker, Refused
+        when it refuses this machine.
+        """
         reason = self._wake()
         if reason:
             raise Unreachable(reason)
         self.drain(SEAT_S)
         with self._link(Outbox.memory()) as link:
             if not link.opened(HUB_S if self._has_hub() else REPLY_S):
+                if refusal := link.refusal():
+                    raise Refused(Code.FORBIDDEN, refusal)
                 raise Unreachable(f"{link.reason()} (talkbus status tells more)")
             yield Asker(link.loop)
 
@@ -220,6 +304,10 @@ class Person:
             lock.release()
 
     # -- what is on this disk -------------------------------------------------------------------------------------
+
+    def refusal(self) -> Refusal | None:
+        """What the hub last said against this machine."""
+        return refusals.recall(self.home, self.config)
 
     def queued(self) -> int | None:
         """How many requests wait in this seat's outbox; None while another call uses it."""

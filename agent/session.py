@@ -212,13 +212,25 @@ class Session:
         """What the next tool result has to say beside its own: once, or for as long as it is so."""
         once, self._once = self._once, []
         parked = self.loop.status().parked
+        refused = self.loop.status().refused
         if parked is not None and self._naming.settled:
             once.append(self.off_the_bus(parked))
+        elif refused is not None:
+            once.append(f"This session is not on the bus: {refused.words()}; nothing is sent or received.")
         return once
 
     def off_the_bus(self, parked: Parked) -> str:
         """Why nothing is sent or received, and who can change that."""
         return _parked_text(self.profile.name, parked)
+
+    async def asked_again(self, timeout: float) -> None:
+        """Have the hub say once more whether it refuses this machine, where nothing but a question tells."""
+        before = self.loop.status().parked
+        if before is None or before.code != Code.FORBIDDEN:
+            return
+        await asyncio.wrap_future(self.loop.call(lambda link, now: link.knock(now)))
+        status = self.loop.status
+        await self.pulse.until(lambda: status().connected or status().parked is not before, timeout)
 
     async def known(self, timeout: float) -> bool:
         """Wait for the broker to say whether it knows us; whether we are connected then."""
@@ -227,7 +239,9 @@ class Session:
         return status().connected
 
     def _refused(self) -> bool:
-        return self.loop.status().parked is not None and self._naming.settled
+        status = self.loop.status()
+        heard = status.refused is not None and status.refused.heard
+        return heard or (status.parked is not None and self._naming.settled)
 
     def _meta(self) -> dict[str, Any]:
         who, pid = self.who, os.getpid()
@@ -296,6 +310,8 @@ class Session:
             with contextlib.suppress(BusError):
                 self.seat.renamed(self.seat.name, self.profile.mailbox, self.profile.store)
             return
+        if news.code == Code.FORBIDDEN:
+            return  # the hub is asked again, and the name is chosen when it accepts this machine
         if news.code != Code.CONFLICT or naming.number >= NAMES_TRIED:
             naming.settled = True
             return
@@ -331,7 +347,7 @@ def _parked_text(name: str, parked: Parked) -> str:
         )
     return (
         f"This session is not on the bus: {parked.text} (code {parked.code}; nothing is sent or received; "
-        "it is tried again every minute)."
+        "it is tried again by itself)."
     )
 
 

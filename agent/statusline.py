@@ -29,12 +29,14 @@ class StatusFile:
         self._owner = f"{os.getpid()} {start_time(os.getpid())}{' hub' if hub else ''}\n".encode()
         self._written = b""
 
-    def write(self, name: str, peers: int, unread: int, held: int = 0) -> None:
+    def write(self, name: str, peers: int, unread: int, held: int = 0, off: bool = False) -> None:
         """Say it, if it is new: a change is there at once and whole. Numbers that are 0 are left out.
+
+        `off`: the session is not on the bus, so what the bus has is not known.
 
         ConfigError or StoreError when the runtime directory cannot be used.
         """
-        line = text(name, peers, unread, held).encode() + b"\n"
+        line = text(name, peers, unread, held, off).encode() + b"\n"
         if line == self._written and self._line.exists():
             return
         if not self._written:
@@ -52,8 +54,10 @@ class StatusFile:
             self._pid.unlink(missing_ok=True)
 
 
-def text(name: str, peers: int, unread: int, held: int = 0) -> str:
-    """`api · 3 peers · ✉2 · 1 held`, without what is 0."""
+def text(name: str, peers: int, unread: int, held: int = 0, off: bool = False) -> str:
+    """`api · 3 peers · ✉2 · 1 held`, without what is 0; `api · not on the bus` when it is `off`."""
+    if off:
+        return f"{name} · not on the bus"
     parts = [name]
     if peers > 0:
         parts.append(f"{peers} peer{'s' * (peers != 1)}")

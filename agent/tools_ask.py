@@ -16,7 +16,8 @@ from agent.inbox import Letter
 from agent.link import Link
 from agent.loop import new_row_id
 from agent.tooling import Args, Desk, ToolError
-from agent.tools_mail import check_recipients, not_sent, queued, recipients, redacted
+from agent.tools_mail import AGAIN_S, check_recipients, not_sent, queued, recipients, redacted
+from bus.errors import BusError
 
 WAIT_S = 45
 WAIT_MAX_S = 55
@@ -41,13 +42,18 @@ async def ask(desk: Desk, args: Args) -> str:
     given = args.has("timeout_s")
     loop, ident = desk.session.loop, new_row_id()
 
+    await desk.session.asked_again(AGAIN_S)
+
     def begin(link: Link, now: int) -> int:
+        loop.admit()
         row, _ = link.submit(now, "send", {"to": to}, body.encode(), ident)
         desk.asks.open(ident)
         return row
 
+    written = False
     try:
         row = await asyncio.wrap_future(loop.call(begin))
+        written = True
         reply = asyncio.wrap_future(loop.settled(row))
         said = await _wait(desk, ident, reply, wait, given)
 
@@ -56,6 +62,14 @@ async def ask(desk: Desk, args: Args) -> str:
             return (desk.mail.offer(link, now, desk.call, [letter]) if letter else []), now
 
         letters, now = await asyncio.wrap_future(loop.call(end))
+    except ToolError:
+        raise
+    except BusError as error:
+        if not written:
+            raise
+        raise ToolError(
+            f"{error}. The question {ident} is on its way all the same. {_LATER.format(ident=ident)}"
+        ) from error
     finally:
         loop.call(lambda link, _now: desk.asks.drop(link, ident))
     more = redacted("send", {}, body.encode())

@@ -14,7 +14,7 @@ from agent.effects import Settled
 from agent.tooling import Args, Desk, ToolError
 from agent.tools_mail import REPLY_S, post, query, queued, redacted
 from bus import names, wire
-from bus.errors import Code
+from bus.errors import BusError, Code
 
 STATE_S = 3.0  # a compare-and-set is worth waiting for
 KNOCK_S = 3.0
@@ -63,7 +63,7 @@ def _peer(value: dict[str, Any], now: int) -> str:
 
 async def set_status(desk: Desk, args: Args) -> str:
     """Name first, for the rest is said under it; without arguments what we are."""
-    lines = []
+    lines: list[str] = []
     if args.has("name"):
         lines.append(await _rename(desk, names.check_name(args.text("name")), args.flag("take")))
     elif args.flag("take"):
@@ -80,13 +80,16 @@ async def set_status(desk: Desk, args: Args) -> str:
             raise ToolError("'metadata' must be an object")
         request["metadata"] = metadata
     if request:
-        ident, settled = await post(desk, "status", request, b"", REPLY_S)
-        if settled is None:
-            lines.append(queued(desk, ident))
-        elif settled.code != Code.OK:
-            raise ToolError(f"status not set: {settled.text} (code {settled.code})")
-        else:
-            lines.append("status set" + redacted("status", request, b""))
+        try:
+            ident, settled = await post(desk, "status", request, b"", REPLY_S)
+            if settled is None:
+                lines.append(queued(desk, ident))
+            elif settled.code != Code.OK:
+                raise ToolError(f"status not set: {settled.text} (code {settled.code})")
+            else:
+                lines.append("status set" + redacted("status", request, b""))
+        except BusError as error:
+            raise ToolError("; ".join([*lines, str(error)])) from error
     return "; ".join(lines) if lines else await _whoami(desk)
 
 
@@ -111,7 +114,10 @@ def _project(desk: Desk) -> str:
 
 async def _rename(desk: Desk, name: str, take: bool) -> str:
     session = desk.session
+    await session.asked_again(KNOCK_S)
     if not await session.known(2.0):
+        if (refused := session.loop.status().refused) is not None:
+            raise ToolError(f"the name stays: {refused.words()}")
         if session.loop.status().parked is None:
             raise ToolError(
                 f"the broker is not reachable ({session.loop.status().reason}); the name stays. Try later"
@@ -120,11 +126,11 @@ async def _rename(desk: Desk, name: str, take: bool) -> str:
     if session.loop.status().name == name:
         return f"this session is called {name!r} already"
     op = "take" if take else "rename"
-    _, settled = await post(desk, op, {"name": name}, b"", STATE_S)
+    ident, settled = await post(desk, op, {"name": name}, b"", STATE_S)
     if take and settled is not None and settled.code == Code.CONFLICT and settled.result.get("term"):
-        _, settled = await post(desk, op, {"name": name, "term": settled.result["term"]}, b"", STATE_S)
+        ident, settled = await post(desk, op, {"name": name, "term": settled.result["term"]}, b"", STATE_S)
     if settled is None:
-        return f"the new name {name!r} is on its way: the broker has not confirmed it yet"
+        return f"the new name {name!r} is on its way: {queued(desk, ident)}"
     if settled.code != Code.OK:
         raise ToolError(f"still called {session.loop.status().name!r}: {settled.text}")
     await session.pulse.until(lambda: session.loop.status().name == name, KNOCK_S)

@@ -20,13 +20,14 @@ from agent.named import Typed, offered, whole
 from agent.redact import outgoing
 from agent.tooling import Args, Desk, ToolError
 from bus import names, wire
-from bus.errors import Code, Refused
+from bus.errors import BusError, Code, Refused
 
 REPLY_S = 0.3  # how long a result waits for the broker's word
 TOLD_MAX = 20  # recipients of one message that a result lists
 QUERY_S = 4.0
 WAIT_MAX_S = 55
 REFILL_S = 1.5
+AGAIN_S = 3.0
 RECONNECT_MS = 2000  # a connection that was lost just now is worth waiting for
 LIMIT_MAX = 200
 ACKS_AT_ONCE = 16  # of one request: its head has 4096 octets
@@ -67,17 +68,33 @@ def redacted(op: str, args: dict[str, Any], body: bytes) -> str:
 
 
 async def post(desk: Desk, op: str, args: dict[str, Any], body: bytes, wait: float) -> tuple[str, Settled | None]:
-    """A request on the disk, with the broker's reply if that comes within `wait` s. BusError when it is not there."""
+    """A request on the disk, with the broker's reply if that comes within `wait` s.
+
+    BusError when it is not there, as where the hub refuses this machine; never once it is.
+    """
     loop = desk.session.loop
-    row, ident = await asyncio.wrap_future(loop.call(lambda link, now: link.submit(now, op, args, body)))
+    await desk.session.asked_again(AGAIN_S)
+
+    def write(link: Link, now: int) -> tuple[int, str]:
+        loop.admit()
+        return link.submit(now, op, args, body)
+
+    row, ident = await asyncio.wrap_future(loop.call(write))
+    return ident, await answered(desk, row, wait)
+
+
+async def answered(desk: Desk, row: int, wait: float) -> Settled | None:
+    """The reply to a row that is on the disk; None when it does not come within `wait` s, or the agent ends."""
     try:
-        return ident, await asyncio.wait_for(asyncio.wrap_future(loop.settled(row)), wait)
-    except TimeoutError:
-        return ident, None
+        return await asyncio.wait_for(asyncio.wrap_future(desk.session.loop.settled(row)), wait)
+    except (TimeoutError, BusError):
+        return None
 
 
 def queued(desk: Desk, ident: str) -> str:
-    """What is true of a request the broker has not confirmed."""
+    """What is true of a request the broker has not confirmed. ToolError where it does not go out by itself."""
+    if refusal := blocked(desk, ident):
+        raise ToolError(refusal)
     status = desk.session.loop.status()
     if status.connected:
         return f"queued (id {ident}): the broker has not confirmed it yet; it is on disk and goes out by itself."
@@ -87,6 +104,17 @@ def queued(desk: Desk, ident: str) -> str:
     return (
         f"queued (id {ident}): broker not reachable since {since} ({status.reason or 'no connection'}); "
         "it is on disk and goes out by itself."
+    )
+
+
+def blocked(desk: Desk, ident: str) -> str:
+    """What is true of a request on this disk while the hub takes nothing from this machine; "" while it does."""
+    refused = desk.session.loop.status().refused
+    if refused is None:
+        return ""
+    return (
+        f"not confirmed (id {ident}): {refused.words()}. It stays on this disk, and goes out only when the hub takes "
+        f"this machine's mail again; message_status(id={ident!r}) tells."
     )
 
 
@@ -139,6 +167,10 @@ def message_id(text: str, name: str) -> str:
 
 async def query(desk: Desk, what: str, args: dict[str, Any], wait: float = QUERY_S) -> Answer:
     """Ask the broker; ToolError when it does not answer or refuses. 204 is no error."""
+    await desk.session.asked_again(AGAIN_S)
+    refused = desk.session.loop.status().refused
+    if refused is not None:
+        raise ToolError(refused.words())
     answer = await asyncio.wrap_future(desk.session.loop.asking(what, args, wait))
     if answer.code == Code.BUSY:
         raise ToolError(f"the broker is not reachable: {answer.text or 'no answer'} (it is tried again; call later)")
@@ -182,6 +214,8 @@ async def check_messages(desk: Desk, args: Args) -> str:
     if left:
         return counted(left)
     status = desk.session.loop.status()
+    if status.refused is not None:
+        return f"{NOTHING} here, and nothing comes in: {status.refused.words()}"
     if not status.connected and not status.parked:
         since = render.age(desk.session.loop.clock() - status.since_ms)
         return f"{NOTHING} here; the broker is not reachable since {since} ({status.reason}), so there may be more."
@@ -265,20 +299,31 @@ async def ack(desk: Desk, args: Args) -> str:
     note = args.text("note").strip()
     found = await _meant(desk, wanted, must=bool(note))
     loop = desk.session.loop
-    row = await asyncio.wrap_future(loop.call(lambda link, now: _acknowledge(link, now, found)))
+
+    def acknowledge(link: Link, now: int) -> tuple[int, str]:
+        loop.admit()
+        return _acknowledge(link, now, found)
+
+    row, request = await asyncio.wrap_future(loop.call(acknowledge))
     lines = []
-    try:
-        settled = await asyncio.wait_for(asyncio.wrap_future(loop.settled(row)), REPLY_S)
-        if settled.code != Code.OK:
-            raise ToolError(f"not acknowledged: {settled.text} (code {settled.code})")
+    settled = await answered(desk, row, REPLY_S)
+    if settled is None:
+        if refusal := blocked(desk, request):
+            raise ToolError(refusal)
+        told = f"queued (id {request}): {len(found)} acknowledged on disk"
+        lines.append(f"{told}; goes out when this session is connected")
+    elif settled.code != Code.OK:
+        raise ToolError(f"not acknowledged: {settled.text} (code {settled.code})")
+    else:
         lines.append(f"acknowledged {len(found)}")
-    except TimeoutError:
-        lines.append(f"queued: {len(found)} acknowledged on disk; goes out when this session is connected")
-    if note:
-        senders: dict[str, str] = {}
-        for value in found:
-            senders.setdefault(f"{value['from']}@{value['host']}", str(value["id"]))
-        lines += [await _note(desk, sender, ident, note) for sender, ident in senders.items()]
+    senders: dict[str, str] = {}
+    for value in found if note else ():
+        senders.setdefault(f"{value['from']}@{value['host']}", str(value["id"]))
+    for sender, ident in senders.items():
+        try:
+            lines.append(await _note(desk, sender, ident, note))
+        except BusError as error:
+            raise ToolError(f"{'; '.join(lines)}; but the note to {sender}: {error}") from error
     return "; ".join(lines)
 
 
@@ -338,11 +383,11 @@ def _offered(link: Link, wanted: Sequence[Typed]) -> list[dict[str, Any]]:
     return found
 
 
-def _acknowledge(link: Link, now: int, found: Sequence[dict[str, Any]]) -> int:
+def _acknowledge(link: Link, now: int, found: Sequence[dict[str, Any]]) -> tuple[int, str]:
     """Write it down: that these were shown, for who acknowledges has seen them, and the receipts. The broker may not
-    have heard yet that they were offered, so it is told once more before.
+    have heard yet that they were offered, so it is told once more before. Row and id of the last receipt.
     """
-    row, ledger = 0, link.book.ledger
+    last, ledger = (0, ""), link.book.ledger
     keys = [f"{value['host']}/{value['fid']}/{value['id']}" for value in found]
     lines = {key: ledger.get(key) or ledger.get(named(key)[0]) for key in keys}
     offers = {key: ("offered", line.path, max(0, now - line.at)) for key, line in lines.items() if line is not None}
@@ -354,8 +399,8 @@ def _acknowledge(link: Link, now: int, found: Sequence[dict[str, Any]]) -> int:
         for key in part:
             if key in offers:
                 rows.setdefault(offers[key], []).append(key)
-        row, _ = link.submit(now, "receipt", receipt(rows | {("acked", "tool", 0): part}))
-    return row
+        last = link.submit(now, "receipt", receipt(rows | {("acked", "tool", 0): part}))
+    return last
 
 
 async def _note(desk: Desk, sender: str, ident: str, note: str) -> str:
@@ -372,7 +417,11 @@ async def message_status(desk: Desk, args: Args) -> str:
     loop = desk.session.loop
     stored = await asyncio.wrap_future(loop.call(lambda _link, _now: loop.outbox.by_id(ident)))
     if stored is not None and stored.code is None:
-        return f"{queued(desk, ident)} Written {render.age(loop.clock() - stored.at)}."
+        await desk.session.asked_again(AGAIN_S)
+        return f"{blocked(desk, ident) or queued(desk, ident)} Written {render.age(loop.clock() - stored.at)}."
+    if stored is not None and stored.code is not None and stored.op != "send":
+        became = "done" if stored.code < 300 else f"refused: {stored.text or 'no reason given'} (code {stored.code})"
+        return f"{stored.op} {ident}: {became}, {render.age(loop.clock() - stored.settled_at)}"
     try:
         answer = await query(desk, "why", {"id": ident})
     except ToolError as error:

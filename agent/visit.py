@@ -16,7 +16,7 @@ from agent.loop import Loop
 from agent.outbox import Outbox
 from bus import joined
 from bus.config import Config, Home
-from bus.errors import BusError, Unreachable
+from bus.errors import BusError
 
 CONNECT_S = 1.0  # a broker that runs welcomes within this, or the request stays queued
 HUB_S = 3.0  # the same over a network
@@ -30,37 +30,59 @@ class Visit:
     def __init__(self, home: Home, config: Config, outbox: Outbox, profile: Profile, ended: Future[None]) -> None:
         self._hub = joined.hub(home, config) is not None
         self._known: Future[None] = Future()
+        self._against: Future[None] = Future()  # the hub refuses; another one after each WELCOME
         self._ended = ended
         self._parked: Parked | None = None
         self.loop = Loop(home, config, outbox, profile, autostart=False, on_news=self._heard)
 
     def _heard(self, news: News) -> None:
-        if isinstance(news, Parked):
+        if isinstance(news, Welcomed):
+            self._parked = None
+            if self._against.done():
+                self._against = Future()
+        elif isinstance(news, Parked):
             self._parked = news
-        if isinstance(news, Parked | Welcomed) and not self._known.done():
+        refused = self.loop.status().refused
+        against = isinstance(news, Parked) or (refused is not None and refused.heard)
+        if against and not self._against.done():
+            self._against.set_result(None)
+        if (against or isinstance(news, Welcomed)) and not self._known.done():
             self._known.set_result(None)
 
     def opened(self, timeout: float) -> bool:
         """Whether the broker welcomes within so many seconds."""
         wait((self._known, self._ended), timeout, FIRST_COMPLETED)
-        return self._known.done() and self._parked is None
+        return self._known.done() and not self.refusal()
+
+    def unwelcome(self) -> str:
+        """Why the broker does not welcome within the time that it deserves; "" when it does."""
+        return "" if self.opened(HUB_S if self._hub else CONNECT_S) else self.reason()
+
+    def refusal(self) -> str:
+        """What the broker has against this session, now or when it could last be asked; "" for nothing."""
+        if self._parked is not None:
+            return self._parked.text
+        refused = self.loop.status().refused
+        return refused.words() if refused is not None else ""
 
     def reason(self) -> str:
         """Why there is no connection."""
-        if self._parked is not None:
-            return self._parked.text
-        return self.loop.status().reason or "the broker does not answer"
+        return self.refusal() or self.loop.status().reason or "the broker does not answer"
 
     def reply(self, row: int, hopeless: bool = False) -> tuple[Settled | None, str]:
         """The reply to a row, or why there is none yet."""
-        if hopeless or not self.opened(HUB_S if self._hub else CONNECT_S):
-            return None, self.reason()
+        why = self.reason() if hopeless else self.unwelcome()
+        if why:
+            return None, why
         future: Future[Settled] = self.loop.settled(row)
-        either: set[Future[Any]] = {future, self._ended}
+        either: set[Future[Any]] = {future, self._ended, self._against}
         wait(either, REPLY_S, FIRST_COMPLETED)
         if not future.done():
-            return None, "the broker has not answered yet"
-        with suppress(Unreachable):
+            status = self.loop.status()
+            return None, self.refusal() or (
+                not status.connected and status.reason
+            ) or "the broker has not answered yet"
+        with suppress(BusError):
             return future.result(), ""
         return None, self.reason()
 

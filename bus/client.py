@@ -272,8 +272,8 @@ class _Line:
             case "failed auth":
                 raise Refused(
                     Code.FORBIDDEN,
-                    f"not paired: the broker at {self.endpoint} does not know this machine's key "
-                    "(ask its owner for an invitation)",
+                    f"this machine is not paired with the hub at {self.endpoint} "
+                    "(ask its owner for an invitation: talkbus lan join LINE)",
                 )
             case "disconnected":
                 raise Unreachable(f"nobody answers at {self.endpoint} (the broker has ended, or its key is another)")

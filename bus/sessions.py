@@ -52,7 +52,9 @@ def admit(core: Core, route: bytes, who: Who, hello: wire.Hello) -> Session:
     if hello.mode != "view":
         if who.role == "observer":
             raise Refused(
-                Code.FORBIDDEN, "an observer may look, not send or receive (ask the owner for another role)"
+                Code.FORBIDDEN,
+                "an observer may look, not send or receive (ask the owner for another role)",
+                by={"role": who.role},
             )
         if not core.writable:
             raise Refused(Code.BUSY, "the broker's disk is full or read-only (make room; it goes on by itself)")

@@ -321,7 +321,8 @@ def test_an_outbox_belongs_to_its_key() -> None:
 def test_observers_look_only() -> None:
     rig = Direct()
     rig.who[A] = Who("key", "beta", "observer")
-    assert rig.hello(A, "api")[0].code == 403
+    (refused,) = rig.hello(A, "api")
+    assert (refused.code, refused.by) == (403, {"role": "observer"})
     (welcome,) = rig.say(A, {"c": "HELLO", "mode": "view", "inst": "w"})
     assert (welcome.name, welcome.id, welcome.term, welcome.high) == ("", "", 0, 0)
     assert rig.say(A, SPOKEN["REQ"])[0].code == 403

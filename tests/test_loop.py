@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from agent.book import Write
+from agent.book import SettleRow, Write
 from agent.calls import Clock
 from agent.effects import News, Settled
 from agent.link import Link, Profile
 from agent.loop import Loop
-from agent.outbox import Outbox
+from agent.outbox import Outbox, StoredRow
 from bus.config import load
 from bus.errors import Code, LocalError, StoreError, Unreachable
 from bus.private import private_dir
@@ -28,11 +28,27 @@ class Fickle(Outbox):
     """A disk that refuses when told to."""
 
     refuse = False
+    blind = False  # what was written cannot be read
+    settles: Callable[[], None] | None = None  # called when a reply was written
 
     def apply(self, writes: Sequence[Write]) -> None:
         if writes and self.refuse:
             raise StoreError("agent.db: no room (make some)", full=True)
         super().apply(writes)
+        if self.settles is not None and any(isinstance(write, SettleRow) for write in writes):
+            self.settles()
+
+    def row(self, row: int) -> StoredRow:
+        self._look()
+        return super().row(row)
+
+    def find(self, row: int) -> StoredRow | None:
+        self._look()
+        return super().find(row)
+
+    def _look(self) -> None:
+        if self.blind:
+            raise StoreError("agent.db: cannot read: disk I/O error (check the disk)")
 
 
 Make = Callable[..., Loop]
@@ -136,6 +152,79 @@ def test_a_disk_that_refuses_fails_the_caller_and_nothing_is_sent_or_shown(make:
     until(lambda: peer.call(lambda link, _now: link.inbox.waiting()).result())
     bodies = peer.call(lambda link, _now: [letter.msg.body for letter in link.inbox.waiting()]).result()
     assert bodies == [b"now"]
+
+
+def fickle(loop: Loop) -> Fickle:
+    assert isinstance(loop.outbox, Fickle)
+    return loop.outbox
+
+
+def test_who_waits_for_a_row_that_is_on_disk_hears_its_reply_however_the_disk_fares_meanwhile(make: Make) -> None:
+    loop = connected(make("alice"))
+    disk = fickle(loop)
+    disk.blind = True
+    row, _ = loop.submit("state.set", {"key": "k"}, b"1")  # on disk; to send it, it has to be read
+    early = loop.settled(row)
+    until(lambda: not loop.status().connected)
+    late = loop.settled(row)  # the disk is known to fail
+    assert not early.done() and not late.done()
+    disk.blind = False
+    assert early.result(15).code == late.result(15).code == Code.OK
+    disk.blind = True
+    again = loop.settled(row)
+    time.sleep(0.3)
+    assert not again.done()
+    disk.blind = False
+    assert again.result(15).code == Code.OK
+
+
+def test_a_reply_that_is_on_disk_is_found_there_when_the_news_of_it_was_lost(make: Make) -> None:
+    loop = connected(make("alice"))
+
+    def failing(*_: object) -> None:
+        del loop._send  # type: ignore[attr-defined]
+        raise StoreError("agent.db: cannot read: disk I/O error (check the disk)")
+
+    def settled() -> None:
+        fickle(loop).settles = None
+        loop._send = failing  # type: ignore[assignment]
+
+    fickle(loop).settles = settled
+    row, _ = loop.submit("state.set", {"key": "k"}, b"1")
+    assert loop.settled(row).result(15).code == Code.OK
+    assert fickle(loop).settles is None
+
+
+def test_waiters_that_gave_up_or_were_answered_do_not_keep_the_loop_from_ending(make: Make, bus: Bed) -> None:
+    loop = connected(make("alice"))
+    bus.kill()
+    row, _ = loop.submit("state.set", {"key": "k"}, b"1")
+    answered, given_up, waiting = (loop.settled(row) for _ in range(3))
+    until(lambda: loop.call(lambda _link, _now: len(loop._waiters.get(row, [])) == 3).result())
+    answered.set_result(Settled(row, 200, {}, ""))
+    assert given_up.cancel()
+    died: list[threading.ExceptHookArgs] = []
+    former, threading.excepthook = threading.excepthook, died.append
+    try:
+        loop.stop(leave=True)
+    finally:
+        threading.excepthook = former
+    assert not died
+    with pytest.raises(Unreachable):
+        waiting.result(1)
+    with pytest.raises(StoreError):
+        loop.outbox.recent(1)  # it was closed, the last step of the end
+
+
+def test_a_call_that_somebody_else_has_answered_costs_the_others_nothing(make: Make) -> None:
+    loop = connected(make("alice"))
+    gate = threading.Event()
+    first = loop.call(lambda _link, _now: gate.wait(5))
+    strange, last = loop.call(lambda _link, _now: 1), loop.call(lambda _link, _now: 2)
+    strange.set_result(0)
+    gate.set()
+    assert first.result(5) and last.result(5) == 2
+    assert loop.status().connected
 
 
 def test_a_function_that_fails_costs_its_caller_an_error_and_the_loop_lives(make: Make) -> None:

@@ -5,7 +5,9 @@ The answer is an ordinary message of this mailbox. One that comes too late is fo
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +18,8 @@ from agent.cli.finite import Finite
 from agent.cli.follow import following
 from agent.cli.inbox import READER_S, left_this_process, mark, offer
 from agent.cli.letters import message, print_letters
-from agent.cli.mail import Draft, draft, drafting, post, report
+from agent.cli.mail import Draft, draft, drafting, post, report, unconfirmed
+from bus.errors import BusError
 
 if TYPE_CHECKING:
     from agent.person import Asker
@@ -42,10 +45,11 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
     if len(made.args["to"]) != 1 or made.args["to"][0] in ("*", "@all"):
         raise click.UsageError("ask has one recipient (send asks several)")
     person = call.person
-    with ExitStack() as stack:
+    asked = _Asked()
+    with asked.named(), ExitStack() as stack:
         asker = stack.enter_context(person.asking())
         view = stack.enter_context(call.view())
-        rows = _exchange(call, asker, view, made, timeout)
+        rows = _exchange(call, asker, view, made, timeout, asked)
         with person.reading(READER_S):
             ours = not _shown_elsewhere(asker)
             if ours:
@@ -61,11 +65,41 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
                 show.note("the session that this runs in will be shown the answer too")
 
 
-def _exchange(call: Call, asker: Asker, view: View, made: Draft, timeout: float) -> Rows:
+@dataclass(slots=True)
+class _Asked:
+    """The id of the question, once it is sent: whatever ends the call after that has to name it."""
+
+    ident: str = ""
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """What ends the wait says where the answer will be."""
+        from agent.person import Interrupted
+        from agent.refusals import with_remedy
+
+        try:
+            yield
+        except BusError as error:
+            if self.ident and self.ident not in str(error):
+                error.args = (with_remedy(str(error), self._later()),)
+            raise
+        except Interrupted:
+            raise
+        except KeyboardInterrupt as error:
+            if self.ident:
+                raise Interrupted(f"interrupted after {self.ident} was sent ({self._later()})") from error
+            raise
+
+    def _later(self) -> str:
+        return f"the answer to {self.ident} will be in the inbox; talkbus why {self.ident}"
+
+
+def _exchange(call: Call, asker: Asker, view: View, made: Draft, timeout: float, asked: _Asked) -> Rows:
     """Send once the events are joined, so that no answer is missed; then wait for it."""
     ident = ""
     for event in following(view, ("msg.stored",), timeout):
-        ident = ident or _send(call, made)
+        if not ident:
+            ident = asked.ident = _send(call, made)
         if event is None or _may_be(event, asker.id, ident):
             rows = asker.ask("inbox", {"re": ident, "unread": False, "oldest": True, "limit": 1}).rows
             if rows:
@@ -81,15 +115,18 @@ def _may_be(event: dict[str, Any], mailbox: str, ident: str) -> bool:
 
 
 def _send(call: Call, made: Draft) -> str:
+    from agent.refusals import with_remedy
     from bus.errors import Code, Refused, Unreachable
 
     outcome, _ = post(call, made)
+    if outcome.refused:
+        raise Refused(Code.FORBIDDEN, unconfirmed(outcome))
     if outcome.settled is None:
-        raise Unreachable(f"{outcome.reason} (queued as {outcome.id}; an answer will be in the inbox)")
+        raise Unreachable(with_remedy(outcome.reason, f"queued as {outcome.id}; an answer will be in the inbox"))
     told = report(outcome, made.args["to"])
     if told["status"] == "refused":
-        row = told["to"][0]
-        raise Refused(Code.NOT_FOUND, f"{row['name']}: {row.get('text') or row['code']}")
+        only = told["to"][0]
+        raise Refused(Code.NOT_FOUND, f"{only['name']}: {only.get('text') or only['code']}")
     if told["status"] == "held":
         show.note(f"{outcome.id} is held until a person releases it")
     return outcome.id

@@ -86,6 +86,7 @@ def status(call: Call, as_json: bool) -> int:
     talkbus status
     talkbus status --json | jq .peers
     """
+    from agent import refusals
     from bus.daemon import published, stopped
     from bus.errors import Refused, Unreachable
 
@@ -108,6 +109,8 @@ def status(call: Call, as_json: bool) -> int:
         except (Unreachable, Refused) as error:
             problem = str(error)
             told["paired"] = not isinstance(error, Refused)
+            known = refusals.recall(call.home, call.config)
+            told["refused"] = problem if isinstance(error, Refused) else known.text if known else ""
     elif told["stopped"]:
         problem = "the bus was stopped with 'talkbus down' (start it with 'talkbus up')"
     else:
@@ -129,10 +132,15 @@ def _where(record: Record) -> dict[str, Any]:
 
 def _counts(call: Call) -> dict[str, Any]:
     """What the broker says of itself, and of the mailbox of whoever asks."""
+    from agent import refusals
+
     with call.view(start=False) as view:
         stats = view.query("stats", {}, 2.0)
         peers = view.query("peers", {"all": True}, 2.0)
-        host = next((value.get("host", "") for value, _ in view.query("whoami", {}, 2.0).rows), "")
+        who = next((value for value, _ in view.query("whoami", {}, 2.0).rows), {})
+    host, role = who.get("host", ""), str(who.get("role", ""))
+    if call.hub is not None and role in ("owner", "member"):
+        refusals.forget(call.home)
     rows = [value for value, _ in peers.rows]
     counters: dict[str, Any] = next((value for value, _ in stats.rows), {})
     breakers = counters.get("breakers")
@@ -140,6 +148,8 @@ def _counts(call: Call) -> dict[str, Any]:
     living = [row for row in rows if row.get("presence") != "gone" and row.get("kind") == "session"]
     return {
         "peers": len(living),
+        "role": role,
+        "refused": OBSERVER if role == "observer" else "",
         "name": call.person.name,
         "unread": sum(int(row.get("unread", 0)) for row in mine),
         "waiting": int(counters.get("unread", 0)),
@@ -180,13 +190,25 @@ def _show_status(told: dict[str, Any]) -> None:
         ("held", f"{told['held']} for you to decide (talkbus hold list)" if told.get("held") else ""),
         ("paused", f"since {show.clock(told['paused'])} (talkbus resume)" if told.get("paused") else ""),
         *(("limited", _breaker(known)) for known in told.get("breakers", [])),
-        ("queued", "unknown, in use" if queued is None else f"{queued} to be sent" if queued else ""),
+        ("refused", told.get("refused", "")),
+        ("queued", _queued(queued, bool(told.get("refused")))),
         ("disk", f"{show.octets(told['disk']['used'])} used, {show.octets(told['disk']['free'])} free"),
         ("home", told["home"]),
     ]
     if running and not told.get("writable", True):
         rows.append(("problem", "the broker cannot write (make room on its disk)"))
     show.facts(rows)
+
+
+def _queued(queued: int | None, refused: bool) -> str:
+    if queued is None:
+        return "unknown, in use"
+    if not queued:
+        return ""
+    return f"{queued} that cannot be sent" if refused else f"{queued} to be sent"
+
+
+OBSERVER = "this machine is an observer: it looks, and neither sends nor receives (ask the owner for another role)"
 
 
 def _breaker(known: dict[str, Any]) -> str:

@@ -250,12 +250,14 @@ def _asked(call: Call, record: Record | None, where: str, reached: list[str]) ->
                 joined = next(iter(view.events(("none",), timeout=_QUERY_S)), None)
             except Unreachable:
                 joined = None
+            who = next((value for value, _ in view.query("whoami", {}, _QUERY_S).rows), {})
     except Refused:
         yield Check("broker", "fail", f"not paired with {where}", "ask its owner: talkbus lan invite; then join here")
         return
     except (BusError, TimeoutError) as error:
         mend = "talkbus down && talkbus up" if record else "look at the other machine, or: talkbus lan hub ADDRESS"
         yield Check("broker", "fail", f"{where} does not answer: {error}", mend)
+        yield from _refused(call)
         return
     if stats.get("writable", True):
         yield Check("broker", "ok", f"runs: {where}; it answered (no message was sent, for it keeps every one)")
@@ -264,6 +266,9 @@ def _asked(call: Call, record: Record | None, where: str, reached: list[str]) ->
     if joined is None or joined.snapshot is None:
         remedy = "talkbus down && talkbus up" if record else "let its port of activity through, one above its own"
         yield Check("activity", "fail", f"{where} does not tell what happens", remedy)
+    if who.get("role") == "observer":
+        told = "this machine is an observer: it looks, and neither sends nor receives"
+        yield Check("role", "warn", told, "ask the owner of the hub, if it is to send: talkbus lan role")
     if record is not None and call.version and record.version != call.version:
         told = f"{record.version} runs, and {call.version} is installed"
         yield Check("version", "warn", told, "talkbus down && talkbus up (nothing is lost)")
@@ -274,6 +279,17 @@ def _asked(call: Call, record: Record | None, where: str, reached: list[str]) ->
         mend = "set the broker's clock, if that is wrong; else there is nothing to do"
         yield Check("pruning", "warn", str(stats["prune_doubt"]), mend)
     yield from _sessions(call, peers, reached)
+
+
+def _refused(call: Call) -> Iterator[Check]:
+    """What the hub said against this machine when it last answered."""
+    from agent.refusals import recall
+
+    known = recall(call.home, call.config)
+    if known is not None:
+        what, bracket, remedy = known.text.rpartition(" (")
+        told = what if bracket else known.text
+        yield Check("pairing", "fail", f"the hub last said: {told}", remedy.removesuffix(")") if bracket else "")
 
 
 def _clock(stats: dict[str, Any], now: int) -> Check:

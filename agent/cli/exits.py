@@ -85,7 +85,11 @@ def _code(command: Callable[[], Any]) -> int:
     except BusError as error:
         told(str(error))
         return REFUSED
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        # click makes its own of a KeyboardInterrupt; the text, if there is one, names what was begun.
+        text = str(error) or str(error.__cause__ or "")
+        if text:
+            told(text)
         return INTERRUPTED
     except BrokenPipeError:
         return REFUSED

@@ -134,9 +134,16 @@ def _picked(
 
 
 def _decide(person: Person, op: str, picked: Sequence[dict[str, Any]], more: dict[str, Any]) -> int:
+    from bus.errors import BusError
+
     done = 0
     for start in range(0, len(picked), AT_ONCE):
-        done += int(person.do(op, {**on_the_wire(picked[start : start + AT_ONCE]), **more})["done"])
+        try:
+            done += int(person.do(op, {**on_the_wire(picked[start : start + AT_ONCE]), **more})["done"])
+        except BusError as error:
+            if done:
+                error.args = (f"{done} of {len(picked)} are done, then: {error}",)
+            raise
     return done
 
 

@@ -21,7 +21,7 @@ from agent.cli.finite import Finite
 from agent.cli.follow import following
 from agent.cli.letters import message, print_letters
 from agent.named import offered, on_the_wire, typed
-from bus.errors import Code, LocalError, Refused
+from bus.errors import BusError, Code, LocalError, Refused
 
 if TYPE_CHECKING:
     from agent.asks import Answer
@@ -360,7 +360,12 @@ def ack(call: Call, idents: Sequence[str], as_json: bool) -> None:
     chosen = list(found.values())
     for start in range(0, len(chosen), SETTLED_AT_ONCE):
         names = on_the_wire(chosen[start : start + SETTLED_AT_ONCE])
-        person.do("receipt", {"moved": [["acked", "talkbus ack", 0, names["ids"]]], "of": names["of"]})
+        try:
+            person.do("receipt", {"moved": [["acked", "talkbus ack", 0, names["ids"]]], "of": names["of"]})
+        except BusError as error:
+            if start:
+                error.args = (f"{start} of {len(chosen)} were acknowledged, then: {error}",)
+            raise
     told = [{"id": value["id"], "from": value.get("from", ""), "status": "acked"} for value in chosen]
     if as_json:
         show.document(told)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+BLOCKED = "blocked"  # on this disk, and the hub takes nothing from this machine
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:
@@ -71,18 +73,28 @@ def send(call: Call, /, as_json: bool, kind: str | None, note: bool, exclude: Se
     talkbus send api,web --note "deploying at six"
     git diff | talkbus send reviewer --tag handoff -
     """
+    from agent.person import Interrupted
+
     if note and kind == "task":
         raise click.UsageError("--note and --kind task contradict each other")
     made = draft(**options)
     made.args["kind"] = "note" if note else kind or "task"
     if exclude:
         made.args["exclude"] = [part for text in exclude for part in addresses(text)]
-    outcome, redacted = post(call, made)
+    try:
+        outcome, redacted = post(call, made)
+    except Interrupted as error:
+        if as_json and error.outcome is not None:
+            show.document(report(error.outcome, made.args["to"]))
+        raise
     told = report(outcome, made.args["to"]) | redacted
     if as_json:
         show.document(told)
     else:
         _show(told, outcome)
+    if outcome.refused:
+        exits.told(unconfirmed(outcome))
+        return exits.REFUSED
     failed = [row for row in told["to"] if row["status"] == "refused"]
     for row in failed:
         unknown = row["code"] == 404 and not {"@", "*"} & set(row["name"])
@@ -183,8 +195,9 @@ def report(outcome: Outcome, recipients: Sequence[str]) -> dict[str, Any]:
     """The document of `send --json`: the top status is the worst of the recipients'."""
     settled = outcome.settled
     if settled is None:
-        rows = [{"name": name, "status": "queued", "code": 0} for name in recipients]
-        return {"id": outcome.id, "status": "queued", "to": rows, "since": outcome.at, "reason": outcome.reason}
+        status = BLOCKED if outcome.refused else "queued"
+        rows = [{"name": name, "status": status, "code": 0} for name in recipients]
+        return {"id": outcome.id, "status": status, "to": rows, "since": outcome.at, "reason": outcome.reason}
     rows = settled.result.get("to") or [
         {"name": name, "status": "refused", "code": settled.code, "text": settled.text} for name in recipients
     ]
@@ -192,10 +205,20 @@ def report(outcome: Outcome, recipients: Sequence[str]) -> dict[str, Any]:
     return {"id": outcome.id, "status": worst["status"], "to": rows}
 
 
+def unconfirmed(outcome: Outcome) -> str:
+    """The error for a message that is on this disk when the hub takes nothing from this machine any more."""
+    from agent.refusals import with_remedy
+
+    told = f"{outcome.id} is on this disk, and nobody knows whether it has left it: {outcome.reason}"
+    return with_remedy(told, f"talkbus why {outcome.id}")
+
+
 def _show(told: dict[str, Any], outcome: Outcome) -> None:
     if outcome.queued:
         names = ", ".join(row["name"] for row in told["to"])
-        click.echo(f"{told['id']}  queued for {show.safe(names)} since {show.clock(outcome.at)}")
+        click.echo(f"{told['id']}  {told['status']} for {show.safe(names)} since {show.clock(outcome.at)}")
+        if outcome.refused:
+            return
         show.note(f"it is sent with the next call once the bus runs: {outcome.reason}")
         return
     for row in told["to"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,9 +10,11 @@ import click
 from agent.cli import show
 from agent.cli.call import Call, Rows, acting, as_json, fetch, pass_call
 from agent.cli.letters import message, print_letters
+from agent.cli.mail import BLOCKED
 
 if TYPE_CHECKING:
     from agent.outbox import StoredRow
+    from agent.refusals import Refusal
 
 PAGE = 200
 
@@ -33,17 +36,22 @@ def why(call: Call, ident: str, as_json: bool) -> None:
     from bus.errors import Code, Refused, Unreachable
 
     row = call.person.sent(ident)
+    if row is not None and row.op != "send":
+        call.person.drain()
+        _tell_request(call, call.person.sent(row.id) or row, as_json)
+        return
     local = False
     try:
         with call.view() as view:
             told = _ladders([value for value, _ in fetch(view, "why", {"id": row.id if row else ident})])
     except (Refused, Unreachable) as error:
-        if row is None or row.op != "send":
+        if row is None:
             raise
         if isinstance(error, Refused) and error.code == Code.CONFLICT:
             with call.person.asking() as asker:  # of several of this machine, the one that was sent from here
                 return _tell(_ladders([value for value, _ in asker.ask("why", {"id": row.id}).rows]), as_json)
-        told, local = _local(row, call.person.name), True
+        row = call.person.sent(row.id) or row  # it may have gone out just now
+        told, local = _local(row, call.person.name, call.person.refusal()), True
     _tell(told, as_json)
     if local and not as_json:
         show.note("as of then: the bus could not be asked, or has pruned it since")
@@ -65,11 +73,36 @@ def _ladders(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _local(row: StoredRow, name: str) -> dict[str, Any]:
+def _steps(row: StoredRow, refusal: Refusal | None) -> list[dict[str, Any]]:
+    """What this disk knows of a request without a reply. It is blocked where the hub takes nothing from here."""
+    steps: list[dict[str, Any]] = [{"status": "queued", "ts": row.at, "proof": "on this disk"}]
+    if refusal is not None:
+        proof = f"it goes out only when the hub takes this machine's mail again: {refusal.text}"
+        steps.append({"status": BLOCKED, "ts": max(refusal.at, row.at), "proof": proof})
+    return steps
+
+
+def _tell_request(call: Call, row: StoredRow, as_json: bool) -> None:
+    """What became of a request that is not a message: only this disk knows."""
+    if row.code is None:
+        steps = _steps(row, call.person.refusal())
+    else:
+        status = "done" if row.code < 300 else "refused"
+        steps = [{"status": status, "ts": row.settled_at, "proof": f"{row.code} {row.text}".strip()}]
+    told = {"id": row.id, "from": call.person.name, "op": row.op, "status": steps[-1]["status"], "history": steps}
+    if as_json:
+        show.document({**told, "to": []})
+        return
+    click.echo(f"{show.safe(row.id)} {show.safe(row.op)} from {show.safe(call.person.name)}: {told['status']}")
+    _show_steps(steps)
+
+
+def _local(row: StoredRow, name: str, refusal: Refusal | None) -> dict[str, Any]:
     """What this disk knows of a message the broker does not have (any more)."""
     if row.code is None:
-        step = {"status": "queued", "ts": row.at, "proof": "on this disk"}
-        to = [{"name": str(entry), "status": "queued", "history": [step]} for entry in row.args.get("to", [])]
+        steps = _steps(row, refusal)
+        status = steps[-1]["status"]
+        to = [{"name": str(entry), "status": status, "history": steps} for entry in row.args.get("to", [])]
         return {"id": row.id, "from": name, "to": to}
     answers = row.result.get("to") or [
         {"name": str(entry), "status": "refused", "code": row.code, "text": row.text}
@@ -87,9 +120,13 @@ def _show_ladders(told: dict[str, Any]) -> None:
     click.echo(f"{show.safe(told['id'])} from {show.safe(told['from'])}")
     for recipient in told["to"]:
         click.echo(f"{show.safe(recipient['name'])}: {show.safe(recipient['status'])}")
-        for step in recipient["history"]:
-            proof = f"  {show.safe(step['proof'])}" if step.get("proof") else ""
-            click.echo(f"  {show.clock(int(step['ts']))}  {str(step['status']).ljust(8)}{proof}")
+        _show_steps(recipient["history"])
+
+
+def _show_steps(steps: Iterable[dict[str, Any]]) -> None:
+    for step in steps:
+        proof = f"  {show.safe(step['proof'])}" if step.get("proof") else ""
+        click.echo(f"  {show.clock(int(step['ts']))}  {str(step['status']).ljust(8)}{proof}")
 
 
 @click.command()

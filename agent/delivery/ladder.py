@@ -593,8 +593,9 @@ class Ladder:
                 self._held = next((int(row.get("held", 0)) for row in rows if row.get("id") == status.id), 0)
         unread = await self._call(lambda link, _now: len(link.inbox.waiting()) + link.inbox.more)
         unread += sum(len(flight.letters) for flight in self._flights)
-        if status.name:
-            self._status.write(status.name, self._peers, unread, self._held)
+        off = status.refused is not None or status.parked is not None
+        if name := status.name or (self._session.profile.name if off else ""):
+            self._status.write(name, self._peers, unread, self._held, off)
 
     async def _call(self, fn: Callable[[Link, int], T]) -> T:
         while True:

@@ -129,8 +129,12 @@ def test_revoked_means_not_paired_within_a_second_and_everywhere(net: Net, root:
     hub, laptop, desk = (net.host(name, root) for name in ("hub", "laptop", "desk"))
     pair(hub, laptop, desk)
     hub.talkbus("send", "api", "x", "--new", "--as", "api")
+    hub.kill_broker()
+    assert "queued" in laptop.talkbus("send", "api@hub", "before", "--as", "web")
+    hub.talkbus("up")
     hub.talkbus("lan", "revoke", "laptop")
-    assert "queued" in laptop.talkbus("send", "api@hub", "after", "--as", "web")
+    refused = laptop.tried("send", "api@hub", "after", "--as", "web")
+    assert (refused.returncode, refused.stdout) == (1, "") and "not paired" in refused.stderr
     told = laptop.tried("status")
     assert told.returncode == 1 and "not paired" in told.stdout + told.stderr
     assert "not paired" in laptop.tried("doctor").stdout
@@ -139,7 +143,7 @@ def test_revoked_means_not_paired_within_a_second_and_everywhere(net: Net, root:
     laptop.talkbus("lan", "join", line)
     laptop.talkbus("status")
     bodies = wait_for(lambda: [x["body"] for x in hub.json("inbox", "--peek", "--as", "api")][2:], "what was queued")
-    assert bodies == ["after"]
+    assert bodies == ["before"]
     assert "no machine is called 'nobody'" in hub.talkbus("lan", "revoke", "nobody", code=1)
     assert "needs the role owner" in laptop.talkbus("lan", "revoke", "desk", code=1)
 
