@@ -23,7 +23,7 @@ QUERIES = {
     "whoami": "",
     "peers": "all?:flag active?:num scope?:text",
     "inbox": "ids?:list tag?:text from?:text re?:text kind?:text unread?:flag limit?:num after?:num before?:num "
-    "oldest?:flag",
+    "oldest?:flag fid?:text",
     "message": "id:text",
     "why": "id:text",
     "history": "peer?:text limit?:num before?:num",

@@ -6,7 +6,7 @@ out.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,8 @@ from bus.effects import Batch, Event, PutMailbox, PutOutbox, Send, Write
 from bus.roll import Role, Roll
 from bus.timers import Timers
 from bus.world import Mailbox, Outbox, World
+
+COPIES_KNOWN = 20_000  # the newest of all mailboxes, settled or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class Core:
         self._dirty_outboxes: dict[str, None] = {}
         self.timers = Timers()
         self.stepped: set[tuple[str, str, str]] = set()  # (mailbox, message, host) offered in this batch, not pending
+        self.copies: OrderedDict[tuple[str, str, str], None] = OrderedDict()  # (mailbox, sender, message), the newest
         self._octets: dict[str, int] = {}
         self._numbers: dict[str, dict[str, dict[str, int]]] = {}
         self.names: dict[tuple[str, str], str] = {(m.key, m.name): m.id for m in world.mailboxes.values()}
@@ -229,6 +232,16 @@ class Core:
         boxes = self.world.mailboxes
         senders = self.numbers(mailbox).get(msg, {})
         return [n for sender, n in senders.items() if not host or (sender in boxes and boxes[sender].host == host)]
+
+    def arrived(self, mailbox: Mailbox, sender: str, msg: str) -> None:
+        """Remember that this mailbox has a copy of a message."""
+        self.copies[mailbox.id, sender, msg] = None
+        if len(self.copies) > COPIES_KNOWN:
+            self.copies.popitem(last=False)
+
+    def has_copy(self, mailbox: Mailbox, sender: str, msg: str) -> bool:
+        """Whether this mailbox is known to have got that message; a settled copy is forgotten by a restart."""
+        return (mailbox.id, sender, msg) in self.copies or sender in self.numbers(mailbox).get(msg, {})
 
     def heard_from(self, mailbox: Mailbox) -> None:
         """Presence for others to see; written at most once a minute."""

@@ -43,6 +43,7 @@ def expire_at(core: Core, mailbox: Mailbox, pending: Pending) -> None:
 def arrive(core: Core, mailbox: Mailbox, pending: Pending) -> None:
     """It has its number and is written: from now on it waits to be shown."""
     core.numbers(mailbox).setdefault(pending.msg, {})[pending.sender] = pending.n
+    core.arrived(mailbox, pending.sender, pending.msg)
     mailbox.pending[pending.n] = pending
     session = core.holder(mailbox)
     if session is None:
@@ -52,6 +53,18 @@ def arrive(core: Core, mailbox: Mailbox, pending: Pending) -> None:
         push(core, session, mailbox)
     else:
         core.crowded[session.route] = None
+
+
+def answered(core: Core, mailbox: Mailbox, pending: Pending) -> None:
+    """This copy came to a mailbox: if it replies to a message of that mailbox, and its sender was sent that one, that
+    one is answered there. The disk knows whether it was; where the broker no longer does, the event is left out.
+    """
+    by = core.world.mailboxes.get(pending.sender)
+    if not pending.re or by is None:
+        return
+    core.write(MoveById(by.id, pending.re, "answered", core.now, pending.msg, sender=mailbox.id))
+    if core.has_copy(by, mailbox.id, pending.re):
+        tell(core, by, pending.re, "answered", core.now, pending.msg)
 
 
 def tell_crowded(core: Core) -> None:
@@ -95,6 +108,7 @@ def push(core: Core, session: Session, mailbox: Mailbox) -> None:
                 ttl,
                 again,
                 pending.quiet,
+                mailbox.id,
             )
         )
         session.prev = session.open[n] = session.pushed

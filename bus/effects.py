@@ -47,7 +47,8 @@ class AddOp:
 @record
 class AddMessage:
     """A message. It is identified by (sender, id): a key cannot clash with another key's ids, nor read their text
-    by naming one. The same pair again is the same message: the first stays.
+    by naming one. The same pair again is the same message: the first stays. `ask` is when the sender stops waiting
+    for the answer, in ms since 1970; 0 when the message is not a question.
     """
 
     id: str
@@ -63,6 +64,7 @@ class AddMessage:
     expires: int
     hops: int
     body: bytes
+    ask: int = 0
 
 
 @record
@@ -118,8 +120,8 @@ class Move:
 
 @record
 class MoveById:
-    """A step of a delivery named by message id: acked, answered, or one that is told late. `host` is the sender's,
-    "" for any. It never settles, and never touches what is held.
+    """A step of a delivery named by message id: acked, answered, or one that is told late. `host` is the sender's and
+    `sender` its mailbox, "" for any. It never settles, and never touches what is held.
     """
 
     mailbox: str
@@ -128,6 +130,7 @@ class MoveById:
     ts: int
     proof: str
     host: str = ""
+    sender: str = ""
 
 
 @record
@@ -206,7 +209,7 @@ class Send:
 @record
 class Push:
     """A MSG for one route. The shell takes what is not here (name, text, tag, …) from `store.message(sender, id)`,
-    which keeps fresh ones at hand.
+    which keeps fresh ones at hand, and `ask` and `answer` from `store.marks()`. `mailbox` is the recipient's.
     """
 
     route: bytes
@@ -218,6 +221,7 @@ class Push:
     ttl: int
     again: bool
     quiet: bool = False
+    mailbox: str = ""
 
 
 @record

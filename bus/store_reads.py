@@ -16,7 +16,7 @@ from bus.effects import Read
 from bus.errors import Code, Refused
 from bus.names import check_key
 from bus.store_schema import LADDER
-from bus.wire import NUM_MAX, TEXT_MAX, clip
+from bus.wire import ANSWER_MS, NUM_MAX, TEXT_MAX, clip
 
 Part = tuple[dict[str, Any], bytes]
 
@@ -30,7 +30,7 @@ SHORT_MAX = 64
 PROOF_MAX = 80
 
 _HISTORY = ("held", "stored", "offered", "injected", "acked", "answered", "expired", "failed")
-_COLUMNS = "m.row, m.id, m.name, m.host, m.sender, m.kind, m.tag, m.re, m.thread, m.ts, m.expires, m.key"
+_COLUMNS = "m.row, m.id, m.name, m.host, m.sender, m.kind, m.tag, m.re, m.thread, m.ts, m.expires, m.key, m.ask"
 _COPY = "EXISTS (SELECT 1 FROM deliveries d JOIN mailboxes b ON b.id = d.mailbox WHERE d.msg = m.row AND b.key = :key"
 # What is held was received by nobody yet: its text is for a person (query `held`), not for whoever asks by its id.
 _OWN = f"(m.key = :key OR {_COPY} AND d.stored_at IS NOT NULL))"
@@ -39,6 +39,11 @@ _OWNER = f"({_OWN} OR (EXISTS (SELECT 1 FROM deliveries d WHERE d.msg = m.row) A
 _WITH_PEER = (
     "((m.name = :peer AND :host IN ('', m.host)) OR EXISTS (SELECT 1 FROM deliveries d JOIN mailboxes b "
     "ON b.id = d.mailbox WHERE d.msg = m.row AND d.name = :peer AND :host IN ('', b.host)))"
+)
+_QUESTION = (
+    "SELECT q.ask FROM messages q WHERE q.id = ? AND q.sender = ? AND q.ask > 0 AND EXISTS "
+    "(SELECT 1 FROM deliveries d INDEXED BY deliveries_msg "
+    "WHERE d.msg = q.row AND d.mailbox = ? AND d.stored_at IS NOT NULL)"
 )
 _STATE = "SELECT key, ver, by, project, ts, expires, value FROM state"
 
@@ -95,8 +100,17 @@ def answer(db: sqlite3.Connection, read: Read, now: int) -> Iterator[Part]:
     return query(Ask(db, read, now))
 
 
+def marks(db: sqlite3.Connection, ask: int, re_: str, sender: str, mailbox: str, now: int) -> tuple[int, int]:
+    """`ask` and `answer` of one copy (PROTOCOL.md §7): what replies to a question of this mailbox, and comes from the
+    mailbox that the question was put to, is an answer. `re` alone says nothing, since anybody may write any id there.
+    """
+    matched = max(ask + ANSWER_MS - now, 0) if ask else 0
+    question = db.execute(_QUESTION, (re_, mailbox, sender)).fetchone() if re_ else None
+    return matched, max(question[0] - now, 1) if question else 0
+
+
 def _value(row: Any, now: int, to: str, step: int | None, again: bool) -> dict[str, Any]:
-    _, ident, name, host, sender, kind, tag, re_, thread, ts, expires, _ = row
+    _, ident, name, host, sender, kind, tag, re_, thread, ts, expires, _, _ = row
     value: dict[str, Any] = {
         "id": ident,
         "from": clip(name, SHORT_MAX),
@@ -127,10 +141,19 @@ def _seen(ask: Ask, row: Any) -> dict[str, Any]:
     if not mine and row[11] != ask.read.key:
         mine = [c for c in copies if c[4] == ask.read.key]
     if mine:
-        return _value(row, ask.now, mine[0][1], mine[0][0], bool(mine[0][2]))
+        value = _value(row, ask.now, mine[0][1], mine[0][0], bool(mine[0][2]))
+        return _marked(ask, value, row, mine[0][3])
     names = ", ".join(c[1] for c in copies) or _refused_to(ask, row)
     again = any(c[2] for c in copies)
     return _value(row, ask.now, names, copies[0][0] if copies else None, again)
+
+
+def _marked(ask: Ask, value: dict[str, Any], row: Any, mailbox: str) -> dict[str, Any]:
+    """With what the copy in this mailbox has to do with questions."""
+    for name, left in zip(("ask", "answer"), marks(ask.db, row[12], row[7], row[4], mailbox, ask.now), strict=True):
+        if left:
+            value[name] = left
+    return value
 
 
 def _refused_to(ask: Ask, row: Any) -> str:
@@ -165,9 +188,9 @@ def _inbox(ask: Ask) -> Iterator[Part]:
     if ids:
         where.append(f"m.id IN ({', '.join('?' * len(ids))})")
         values += ids
-    for name in ("tag", "re", "kind"):
+    for name, column in (("tag", "tag"), ("re", "re"), ("kind", "kind"), ("fid", "sender")):
         if ask.text(name):
-            where.append(f"m.{name} = ?")
+            where.append(f"m.{column} = ?")
             values.append(ask.text(name))
     if ask.text("from"):
         name, at, host = ask.text("from").strip().lower().partition("@")
@@ -185,10 +208,9 @@ def _inbox(ask: Ask) -> Iterator[Part]:
         f"WHERE {' AND '.join(where)} ORDER BY d.n {'ASC' if oldest else 'DESC'} LIMIT ?",
         (*values, ask.limit()),
     ).fetchall()
-    rows.sort(key=lambda r: r[12])
-    return _with_bodies(
-        ask.db, [(r[0], {**_value(r[:12], ask.now, r[13], r[14], bool(r[15])), "n": r[12]}) for r in rows]
-    )
+    rows.sort(key=lambda r: r[13])
+    values = [(r, {**_value(r[:13], ask.now, r[14], r[15], bool(r[16])), "n": r[13]}) for r in rows]
+    return _with_bodies(ask.db, [(r[0], _marked(ask, value, r, ask.read.mailbox)) for r, value in values])
 
 
 def _find(ask: Ask, visible: str) -> Any:
@@ -200,9 +222,9 @@ def _find(ask: Ask, visible: str) -> Any:
     order = f" ORDER BY {visible} DESC, m.key = :key DESC, m.row LIMIT 1"
     exact = ask.db.execute(sql + "m.id = :id" + order, key).fetchone()
     if exact:
-        if not exact[12]:
+        if not exact[13]:
             raise Refused(Code.FORBIDDEN, f"message {ident} was neither sent nor received by this key (or is held)")
-        return exact[:12]
+        return exact[:13]
     if len(ident) < PREFIX_MIN:
         raise Refused(Code.INVALID, f"id is no message id and no beginning of one (at least {PREFIX_MIN} characters)")
     # Only what the asker may see counts, or a prefix would tell what exists.
@@ -211,7 +233,7 @@ def _find(ask: Ask, visible: str) -> Any:
         raise Refused(Code.NOT_FOUND, f"no message {ident[:20]} (it may have been pruned)")
     if len(rows) > 1:
         raise Refused(Code.CONFLICT, f"several messages begin with {ident[:20]}: {', '.join(r[1] for r in rows)}")
-    return rows[0][:12]
+    return rows[0][:13]
 
 
 def _message(ask: Ask) -> Iterator[Part]:
@@ -259,8 +281,8 @@ def _held(ask: Ask) -> Iterator[Part]:
     ).fetchall()
     made = []
     for row in rows:
-        to, since, why, size = row[12:]
-        value = _value(row[:12], ask.now, to, LADDER.index("held"), False)
+        to, since, why, size = row[13:]
+        value = _value(row[:13], ask.now, to, LADDER.index("held"), False)
         made.append((row[0], {**value, "since": since, "why": clip(why, PROOF_MAX), "size": size, "at": row[0]}))
     return _with_bodies(ask.db, made)
 
@@ -304,7 +326,7 @@ def _search(ask: Ask) -> Iterator[Part]:
         "ORDER BY search.rowid DESC LIMIT :limit",
         {"query": query, "key": ask.read.key, "limit": ask.limit()},
     ).fetchall()
-    found = ((_seen(ask, r[:12]), (r[12] or b"").decode("utf-8", "replace")) for r in rows)
+    found = ((_seen(ask, r[:13]), (r[13] or b"").decode("utf-8", "replace")) for r in rows)
     return iter([({**value, "snippet": clip(" ".join(text.split()), SNIPPET_MAX)}, b"") for value, text in found])
 
 

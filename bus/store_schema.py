@@ -76,10 +76,14 @@ INSERT INTO search (search, rank) VALUES ('crisismerge', 1000);
 INSERT INTO search (search, rank) VALUES ('usermerge', 8)
 """
 
+# Until when the sender of a message waits for its answer; 0 when it is not a question.
+_V4 = "ALTER TABLE messages ADD COLUMN ask INTEGER NOT NULL DEFAULT 0"
+
 MIGRATIONS = (
     _V1,
     _V2,
     _V3,
+    _V4,
 )  # entry i brings a database of version i to version i + 1; an entry that was released stays as is
 
 

@@ -34,7 +34,7 @@ from bus.store_schema import BELOW, STEP
 Row = tuple[Any, ...]
 
 _OP = "INSERT INTO ops VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_MESSAGE = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_MESSAGE = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELIVERY = {
     status: f"INSERT INTO deliveries (mailbox, n, msg, name, step, {status}_at, {status}_proof, quiet) "
     f"VALUES (?, ?, ?, ?, {STEP[status]}, ?, nullif(?, ''), ?)"
@@ -88,9 +88,11 @@ _MOVE = {
 _MOVE_BY_ID = {
     # By itself SQLite would look through the whole mailbox for it.
     status: _step(status, " INDEXED BY deliveries_msg") % ""
-    + "msg IN (SELECT row FROM messages WHERE id = ? AND host = coalesce(nullif(?, ''), host)) "
+    + "msg IN (SELECT row FROM messages WHERE id = ? AND host = coalesce(nullif(?, ''), host) "
+    + "AND sender = coalesce(nullif(?, ''), sender)) "
     # Nobody can have been shown what is held; an agent that says so speaks of a copy the disk no longer knows.
-    + "AND NOT (open = 1 AND stored_at IS NULL)"
+    # Nor does anybody answer what was dropped while it was held.
+    + ("AND stored_at IS NOT NULL" if status == "answered" else "AND NOT (open = 1 AND stored_at IS NULL)")
     for status in STEP
 }
 
@@ -141,7 +143,7 @@ class Plan:
         self.row += 1
         self.fresh.append(w)
         head = (row, w.id, w.sender, w.name, w.host, w.key, w.kind, w.tag, w.re, w.thread)
-        self._put("messages", _MESSAGE, (*head, w.ts, w.expires, w.hops, len(w.body), w.body))
+        self._put("messages", _MESSAGE, (*head, w.ts, w.expires, w.hops, len(w.body), w.body, w.ask))
 
     def _delivery(self, w: AddDelivery) -> None:
         row = self._find(w.sender, w.msg)
@@ -163,7 +165,7 @@ class Plan:
     def _move_by_id(self, w: MoveById) -> None:
         if w.status not in STEP:
             raise StoreError(f"{w.status!r} is no step of a delivery")
-        self._put("steps", _MOVE_BY_ID[w.status], (w.proof, w.ts, w.mailbox, w.msg, w.host))
+        self._put("steps", _MOVE_BY_ID[w.status], (w.proof, w.ts, w.mailbox, w.msg, w.host, w.sender))
 
     def _mailbox(self, w: PutMailbox) -> None:
         m = w.mailbox

@@ -20,6 +20,7 @@ from agent.cli.mail import Draft, draft, drafting, post, report
 
 if TYPE_CHECKING:
     from agent.person import Asker, Person
+    from agent.questions import Asked
     from bus.client import View
 
 
@@ -38,9 +39,12 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
     talkbus ask api "which port do you listen on?"
     talkbus ask api --timeout 300 --file question.md
     """
+    from bus.wire import ASK_MAX_MS
+
     made = draft(**options)
     if len(made.args["to"]) != 1 or made.args["to"][0] in ("*", "@all"):
         raise click.UsageError("ask has one recipient (send asks several)")
+    made.args["ask"] = max(1, int(min(timeout * 1000, ASK_MAX_MS)))
     person = call.person
     with ExitStack() as stack:
         asker = stack.enter_context(person.asking())
@@ -56,12 +60,18 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
 
 
 def _exchange(call: Call, asker: Asker, view: View, made: Draft, timeout: float) -> Rows:
-    """Send once the events are joined, so that no answer is missed; then wait for it."""
+    """Send once the events are joined, so that no answer is missed; then wait for it.
+
+    Only the mailbox that was asked can answer; `re` alone may be anybody's.
+    """
     ident = ""
+    asked: Asked | None = None
     for event in following(view, ("msg.stored",), timeout):
-        ident = ident or _send(call, made)
-        if event is None or _may_be(event, asker.id, ident):
-            rows = asker.ask("inbox", {"re": ident, "unread": False, "oldest": True, "limit": 1}).rows
+        if not ident:
+            ident, asked = _send(call, made)
+        if asked is not None and (event is None or _may_be(event, asker.id, ident)):
+            query = {"re": ident, "unread": False, "oldest": True, "limit": 1, **asked.query()}
+            rows = [row for row in asker.ask("inbox", query).rows if _is_of(asked, row[0])]
             if rows:
                 return rows
     if not ident:
@@ -74,7 +84,12 @@ def _may_be(event: dict[str, Any], mailbox: str, ident: str) -> bool:
     return event.get("mailbox") == mailbox and (event.get("re") == ident or event.get("released") is True)
 
 
-def _send(call: Call, made: Draft) -> str:
+def _is_of(asked: Asked, value: dict[str, Any]) -> bool:
+    return asked.sent(str(value.get("fid", "")), str(value.get("from", "")), str(value.get("host", "")))
+
+
+def _send(call: Call, made: Draft) -> tuple[str, Asked | None]:
+    from agent.questions import Asked
     from bus.errors import Code, Refused, Unreachable
 
     outcome, _ = post(call, made)
@@ -86,7 +101,7 @@ def _send(call: Call, made: Draft) -> str:
         raise Refused(Code.NOT_FOUND, f"{row['name']}: {row.get('text') or row['code']}")
     if told["status"] == "held":
         show.note(f"{outcome.id} is held until a person releases it")
-    return outcome.id
+    return outcome.id, Asked.of(outcome.settled.result)
 
 
 def _mark(person: Person, asker: Asker, rows: Rows) -> None:
