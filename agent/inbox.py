@@ -12,22 +12,30 @@ from dataclasses import replace
 
 from agent.book import LEDGER_KEPT, Book, DropShown, PutShown, Shown
 from agent.effects import Batch, Mail
+from agent.questions import Questions
 from bus import wire
 from bus.record import record
 
 FIRST_KEPT = 4096  # messages of which is known how they first came to this process
 LEDGER_SLACK = 1000  # how far the ledger may outgrow its limit before it is trimmed
 
+ASKS_KEPT = 256
 PROOF_MAX = 64  # characters the broker keeps of a proof
 
 
 @record
 class Letter:
-    """A message as it waits here. `deadline` is 0 or when it expires by this machine's clock, in ms."""
+    """A message as it waits here. `deadline` is 0 or when it expires by this machine's clock, in ms.
+
+    An answer `rests` until then, because a call waits for it; 0 when none does any more. A question is `matched` with
+    answers until then.
+    """
 
     msg: wire.Msg
     deadline: int
     repeat: bool = False  # it may have been seen already
+    rests: int = 0
+    matched: int = 0
 
     @property
     def key(self) -> str:
@@ -36,8 +44,8 @@ class Letter:
 
     @property
     def wakes(self) -> bool:
-        """Whether it may start something: a task that the broker has not quieted."""
-        return self.msg.kind == "task" and not self.msg.quiet
+        """Whether it may start something: a task that the broker has not quieted, and no call waits for."""
+        return self.msg.kind == "task" and not self.msg.quiet and not self.rests
 
 
 def named(key: str) -> tuple[str, str]:
@@ -61,6 +69,8 @@ class Inbox:
         self._lapsed: set[str] = set()  # expired here, unshown
         self._owed: dict[tuple[str, str], list[int]] = {}  # (as, proof) -> numbers to acknowledge
         self._resync_after = -1  # k of the last PING before our resync; -1 = none outstanding
+        self._asked_here: dict[str, None] = {}  # questions whose `ask` has ended in this process, the newest
+        self.questions = Questions(book)
         self.moves: list[tuple[str, str, int, str]] = []  # (status, proof, at, key) for a receipt
         self.more = 0
         self.urgent = False  # among `moves` is one that the broker does not know to have come here
@@ -119,7 +129,8 @@ class Inbox:
             return
         self._got = msg.n
         self.more = max(0, self.more - 1)  # it was one of those beyond the window, if there were any
-        letter = Letter(msg, now + msg.ttl if msg.ttl else 0, msg.again)
+        until = now + msg.ask if msg.ask else 0
+        letter = Letter(msg, now + msg.ttl if msg.ttl else 0, msg.again, self._rests(now, msg), until)
         key = letter.key
         if not self._first_seen(key, msg.again):
             letter = replace(letter, repeat=False)  # it is marked for what this process itself did with it
@@ -145,6 +156,21 @@ class Inbox:
     def inherit(self, former: Inbox) -> None:
         """Go on from an inbox of this process, which was given up because the disk refused a batch."""
         self.first, self._term = former.first, former._term
+
+    def _rests(self, now: int, msg: wire.Msg) -> int:
+        return now + msg.answer if msg.answer > 1 and msg.re not in self._asked_here else 0
+
+    def over(self, ident: str) -> None:
+        """The `ask` of this question has ended here, sooner than others know: its answer is mail like any other."""
+        self._asked_here[ident] = None
+        while len(self._asked_here) > ASKS_KEPT:
+            del self._asked_here[next(iter(self._asked_here))]
+        self._rouse([x for x in self._waiting.values() if x.rests and x.msg.re == ident])
+
+    def _rouse(self, letters: Iterable[Letter]) -> None:
+        for letter in letters:
+            self._waiting[letter.key] = replace(letter, rests=0)
+            self._batch().news.append(Mail(self.more))
 
     def _resync(self, pinged: int) -> None:
         if self._resync_after >= 0:
@@ -254,6 +280,7 @@ class Inbox:
             if line is None:
                 self._alike[named(key)[0]] += 1
             self._offering[key] = known
+            self.questions.offered(now, known.msg, known.matched)
             self._book.ledger[key] = Shown("offering", path, at=now)
             batch.writes.append(PutShown(key, self._book.ledger[key]))
             self.moves.append(("offered", path, now, key))
@@ -345,7 +372,8 @@ class Inbox:
                 self._offering[letter.key] = letter
 
     def expire(self, now: int) -> None:
-        """Drop what nobody began to show in time."""
+        """Drop what nobody began to show in time. What rests long enough does so no more."""
+        self._rouse([x for x in self._waiting.values() if 0 < x.rests <= now])
         for letter in [x for x in self._waiting.values() if x.deadline and x.deadline <= now]:
             del self._waiting[letter.key]
             self._lapse(letter)
@@ -358,7 +386,7 @@ class Inbox:
 
     def next_expiry(self) -> int | None:
         """When `expire` is wanted next, in ms."""
-        return min((x.deadline for x in self._waiting.values() if x.deadline), default=None)
+        return min((at for x in self._waiting.values() for at in (x.deadline, x.rests) if at), default=None)
 
     # -- acknowledging ---------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.book import Book, PutBook
-from agent.effects import Batch, Ended, Finished, Lost, Parked, Parted, Welcomed
+from agent.effects import Batch, Ended, Finished, Lost, Parked, Parted, Settled, Welcomed
 from agent.inbox import Inbox, named
 from agent.redact import outgoing
 from agent.sending import Sending
@@ -141,7 +141,10 @@ class Link:
             raise LocalError(f"the text has {len(body)} octets, {wire.BODY_MAX} are allowed (send a file or less)")
         ident = ident or self._new_row_id()
         wire.encode(wire.Req(wire.NUM_MAX, wire.NUM_MAX, op, ident, args, body))
-        return self.sending.add(now, op, args, body, ident), ident
+        row = self.sending.add(now, op, args, body, ident)
+        if op == "send":
+            self.inbox.questions.sent(row, args)
+        return row, ident
 
     def ask(self, what: str, args: dict[str, Any]) -> int:
         """A query; its PARTs and its end come as news. Only while open: elsewhere it ends at once with 503.
@@ -314,6 +317,8 @@ class Link:
         book.seq, book.chain = welcome.seq, welcome.chain
         self.batch.writes.append(PutBook(book))
         self.profile.name = welcome.name or self.profile.name
+        if welcome.id != self.profile.mailbox:
+            self.inbox.questions.forget()  # they were put to another mailbox
         self.profile.mailbox, self.profile.store = welcome.id, welcome.store
         self._take = 0
         if first and self.profile.mode != "view" and self.sending.stale(welcome.high):
@@ -388,8 +393,11 @@ class Link:
         self._queries.clear()
 
     def _settle(self, now: int, rep: wire.Rep) -> None:
-        first = self.book.first
+        first, told = self.book.first, len(self.batch.news)
         self.sending.settle(now, rep)
+        for news in self.batch.news[told:]:
+            if isinstance(news, Settled):
+                self.inbox.questions.settled(news.row, news.result)
         for row in range(first, self.book.first):
             if idents := self._receipts.pop(row, None):
                 self.inbox.reported(idents)

@@ -74,7 +74,9 @@ _NOTICE = (
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A message to be shown. `ts` is ms since 1970, `repeat` that it may have been shown before."""
+    """A message to be shown. `ts` is ms since 1970, `repeat` that it may have been shown before, `answer` that it
+    answers a question of this session, from the session that was asked.
+    """
 
     id: str
     from_: str
@@ -87,6 +89,7 @@ class Letter:
     ts: int
     body: bytes
     repeat: bool = False
+    answer: bool = False
 
 
 def render(
@@ -229,12 +232,13 @@ def _sender(letter: Letter) -> str:
 
 
 def _head(letter: Letter, now: int) -> str:
-    parts = [f"{_field(letter.kind)} from {_sender(letter)}", f"id {_field(letter.id)}", age(now - letter.ts)]
+    what = f"answer to {_field(letter.re)}" if letter.answer else _field(letter.kind)
+    parts = [f"{what} from {_sender(letter)}", f"id {_field(letter.id)}", age(now - letter.ts)]
     if letter.to.startswith(("*", "@")):
         parts.append(f"to {_field(letter.to)}")
     if letter.tag:
         parts.append(f"tag {_field(letter.tag)}")
-    if letter.re:
+    if letter.re and not letter.answer:
         parts.append(f"in reply to {_field(letter.re)}")
     if letter.repeat:
         parts.append("possible repeat")
@@ -245,11 +249,14 @@ def _frame(letter: Letter, now: int, reply_tool: str, offset: int) -> tuple[str,
     """What stands before and after a body."""
     ident, sender = _field(letter.id), _sender(letter)
     head = _head(letter, now) + (f", from character {offset} on" if offset else "")
-    reply = f'To reply: {reply_tool}(to="{sender}", reply_to="{ident}")'
-    if reply_tool == SHELL:
+    if letter.answer:
+        reply = ""  # it ends the exchange; a model that is told how to reply thanks for it
+    elif reply_tool == SHELL:
         plain = _PLAIN_WORD.fullmatch(sender) and _PLAIN_WORD.fullmatch(ident)
-        reply = f"To reply, run: talkbus send --reply-to {ident} {sender} TEXT" if plain else "(no reply)"
-    return f'{head}\n{reply}\n<{_TAG} id="{ident}" from="{sender}">\n', f"\n</{_TAG}>"
+        reply = f"To reply, run: talkbus send --reply-to {ident} {sender} TEXT\n" if plain else "(no reply)\n"
+    else:
+        reply = f'To reply: {reply_tool}(to="{sender}", reply_to="{ident}")\n'
+    return f'{head}\n{reply}<{_TAG} id="{ident}" from="{sender}">\n', f"\n</{_TAG}>"
 
 
 def _rest(letter: Letter, left: int, offset: int, reply_tool: str) -> str:

@@ -248,7 +248,8 @@ class Agent:
 
     async def _run(self, call: Call, name: str, given: Mapping[str, Any]) -> tuple[str, bool, bool]:
         """Text, whether it failed, and whether it has the waiting messages already."""
-        desk = Desk(self._session, self._mail, self._asks, call, self._ask_max)
+        catch_up = self._ladder.catch_up if self._ladder is not None else None
+        desk = Desk(self._session, self._mail, self._asks, call, self._ask_max, catch_up)
         try:
             tool = self._tools.get(name)
             if tool is None:

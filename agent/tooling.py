@@ -22,13 +22,14 @@ class ToolError(BusError):
 
 @dataclass(slots=True)
 class Desk:
-    """What a tool works with during one call."""
+    """What a tool works with during one call. `catch_up` takes in what proves by now that something was shown."""
 
     session: Session
     mail: Piggyback
     asks: Reservations
     call: Call
     ask_max: int  # s
+    catch_up: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def _about_mail() -> tuple[Tool, ...]:
                 "body": _TEXT,
                 "kind": {"enum": ["task", "note"], "description": "task (default) wakes the peer, note does not"},
                 "tag": _said(_TEXT, "topic to filter by"),
-                "reply_to": _said(_TEXT, "id of the message this answers"),
+                "reply_to": _said(_TEXT, 'id of the message this answers; "" = none'),
                 "exclude": _said(_MANY, "whom * shall leave out"),
                 "ttl_s": _said(_NUMBER, "expires unread after so many seconds"),
             },

@@ -46,8 +46,8 @@ async def ask(desk: Desk, args: Args) -> str:
 
     def begin(link: Link, now: int) -> int:
         loop.admit()
-        row, _ = link.submit(now, "send", {"to": to}, body.encode(), ident)
-        desk.asks.open(ident)
+        row, _ = link.submit(now, "send", {"to": to, "ask": wait * 1000}, body.encode(), ident)
+        desk.asks.open(ident, row)
         return row
 
     written = False
@@ -80,7 +80,7 @@ async def ask(desk: Desk, args: Args) -> str:
     return f"waiting (id {ident}): no answer in time; {said}. {_LATER.format(ident=ident)}{more}"
 
 
-_LATER = "The answer will come as a message in reply to {ident}; do not ask again."
+_LATER = "The answer will come as a message that says it is the answer to {ident}; do not ask again."
 
 
 async def _wait(desk: Desk, ident: str, reply: asyncio.Future[Settled], wait: int, given: bool) -> str | None:

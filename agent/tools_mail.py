@@ -6,8 +6,9 @@ They must not know the MCP SDK, nor how a result travels to the client.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agent import render
@@ -17,11 +18,14 @@ from agent.effects import Settled
 from agent.inbox import Letter, named
 from agent.link import Link, receipt
 from agent.named import Typed, offered, whole
+from agent.questions import TOLD_MAX as QUESTIONS_MAX
+from agent.questions import Question, reached
 from agent.redact import outgoing
 from agent.tooling import Args, Desk, ToolError
 from bus import names, wire
 from bus.errors import BusError, Code, Refused
 
+PROOF_S, PROOF_LOOK_S = 1.0, 0.05
 REPLY_S = 0.3  # how long a result waits for the broker's word
 TOLD_MAX = 20  # recipients of one message that a result lists
 QUERY_S = 4.0
@@ -36,6 +40,7 @@ NOTHING = "no unread messages"
 
 async def send_message(desk: Desk, args: Args) -> str:
     """Write it down, then tell what the broker said of each recipient, or that it has not yet."""
+    began = desk.session.loop.clock()
     to, body = recipients(args, "to"), args.body()
     request: dict[str, Any] = {"to": to}
     check_recipients(to)
@@ -45,20 +50,67 @@ async def send_message(desk: Desk, args: Args) -> str:
     request["kind"] = kind
     if args.has("tag"):
         request["tag"] = names.check_tag(args.text("tag"))
-    if args.has("reply_to"):
-        request["re"] = re = message_id(args.text("reply_to"), "reply_to")
-        loop = desk.session.loop
-        await asyncio.wrap_future(loop.call(lambda link, now: desk.mail.named(link, now, [re], "answered")))
+    if args.text("reply_to").strip():
+        request["re"] = message_id(args.text("reply_to"), "reply_to")
     if args.has("exclude"):
         request["exclude"] = recipients(args, "exclude")
         check_recipients(request["exclude"])
     if args.has("ttl_s"):
         request["ttl"] = args.number("ttl_s", 0, 1, 10_000_000) * 1000
-    ident, settled = await post(desk, "send", request, body.encode(), REPLY_S)
+    matches = len(to) == 1 and to[0] not in ("*", "@all") and not args.has("kind", "reply_to")
+    if matches:
+        await _proofs(desk, to[0])
+    likely: list[Question] = []
+
+    def prepare(link: Link, now: int) -> None:
+        if matches:
+            shown = link.inbox.questions.shown(now, began)[-QUESTIONS_MAX:]
+            likely.extend(x for x in shown if x.may_be_of(to[0]))
+            _one_at_most(likely)
+            if shown:
+                request["answers"] = [[x.fid, x.id] for x in shown]
+        else:
+            likely.extend(link.inbox.questions.by_id(request.get("re", "")))
+        if request.get("re"):
+            desk.mail.named(link, now, [request["re"]], "answered")
+
+    ident, settled = await post(desk, "send", request, body.encode(), REPLY_S, prepare)
     more = redacted("send", request, body.encode())
     if settled is None:
-        return queued(desk, ident) + more
-    return not_sent(settled, ident) + more
+        meant = f" It is meant as the answer to {likely[0].id}." if matches and likely else ""
+        return queued(desk, ident) + meant + more
+    told = not_sent(settled, ident)
+    if matched := settled.result.get("re"):
+        told += f"; sent as the answer to {matched}"
+    elif likely and not matches and not any(reached(settled.result, x) for x in likely):
+        told += f" ({likely[0].id} is a question of {render.safe(f'{likely[0].name}@{likely[0].host}')}, still open)"
+    return told + more
+
+
+async def _proofs(desk: Desk, to: str) -> None:
+    """Give the client a moment to write down that a question was in the request which this call came from."""
+    if desk.catch_up is None:
+        return
+    loop, end = desk.session.loop, time.monotonic() + PROOF_S
+    known = await asyncio.wrap_future(loop.call(lambda link, now: link.inbox.questions.open(now)))
+    while known and time.monotonic() < end:
+        with contextlib.suppress(BusError, OSError):
+            await desk.catch_up()
+        known = await asyncio.wrap_future(loop.call(lambda link, now: link.inbox.questions.unproved(now)))
+        known = [x for x in known if x.may_be_of(to)]
+        if known:
+            await asyncio.sleep(PROOF_LOOK_S)
+
+
+def _one_at_most(likely: Sequence[Question]) -> None:
+    """ToolError where a message could answer several questions. The broker would refuse it too, but perhaps later."""
+    for question in likely:
+        same = [x.id for x in likely if x.fid == question.fid]
+        if len(same) > 1:
+            raise ToolError(
+                f"not sent: several questions of {render.safe(f'{question.name}@{question.host}')} are open: "
+                f'{", ".join(same)} (say in reply_to which one this answers, or reply_to="" for none)'
+            )
 
 
 def redacted(op: str, args: dict[str, Any], body: bytes) -> str:
@@ -67,16 +119,26 @@ def redacted(op: str, args: dict[str, Any], body: bytes) -> str:
     return f" (redacted before it left: {found}; there is no way around that for you)" if found else ""
 
 
-async def post(desk: Desk, op: str, args: dict[str, Any], body: bytes, wait: float) -> tuple[str, Settled | None]:
+async def post(
+    desk: Desk,
+    op: str,
+    args: dict[str, Any],
+    body: bytes,
+    wait: float,
+    prepare: Callable[[Link, int], None] | None = None,
+) -> tuple[str, Settled | None]:
     """A request on the disk, with the broker's reply if that comes within `wait` s.
 
-    BusError when it is not there, as where the hub refuses this machine; never once it is.
+    `prepare` may still change the arguments, in the thread of the link. BusError when the request is not on the disk,
+    as where the hub refuses this machine; never once it is.
     """
     loop = desk.session.loop
     await desk.session.asked_again(AGAIN_S)
 
     def write(link: Link, now: int) -> tuple[int, str]:
         loop.admit()
+        if prepare is not None:
+            prepare(link, now)
         return link.submit(now, op, args, body)
 
     row, ident = await asyncio.wrap_future(loop.call(write))

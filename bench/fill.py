@@ -19,7 +19,9 @@ from bus.store_schema import STEP
 _DAYS = 10
 _COUNT = "WITH RECURSIVE n(i) AS (SELECT :first UNION ALL SELECT i + 1 FROM n WHERE i < :last) "
 _MESSAGES = (
-    _COUNT + "INSERT INTO messages SELECT i, lower(hex(randomblob(8))), :sender, 'past', 'old-host', 'key', "
+    _COUNT
+    + "INSERT INTO messages (row, id, sender, name, host, key, kind, tag, re, thread, ts, expires, hops, size, "
+    "body) SELECT i, lower(hex(randomblob(8))), :sender, 'past', 'old-host', 'key', "
     "'note', '', '', '', :since + i * :step, 0, 0, 120, CAST(printf("
     "'message %07d speaks of topic%d and of word%d; the rest of it is there to have a common length', "
     "i, i % 997, (i * 7919) % 20011) AS BLOB) FROM n"

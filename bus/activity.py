@@ -23,7 +23,7 @@ QUERIES = {
     "whoami": "",
     "peers": "all?:flag active?:num scope?:text",
     "inbox": "ids?:list of?:list tag?:text from?:text re?:text kind?:text unread?:flag limit?:num after?:num "
-    "before?:num oldest?:flag",
+    "before?:num oldest?:flag fid?:text",
     "message": "id:text of?:text",
     "why": "id:text of?:text",
     "history": "peer?:text limit?:num before?:num",

@@ -119,9 +119,7 @@ class Core:
         self._dirty_mailboxes: dict[str, None] = {}
         self._dirty_outboxes: dict[str, None] = {}
         self.timers = Timers()
-        self.stepped: set[tuple[str, str, str]] = (
-            set()
-        )  # (mailbox, message, sender) offered in this batch, not pending
+        self.stepped: set[tuple[str, str, str]] = set()  # (mailbox, message, sender): offered in this batch, not here
         self._octets: dict[str, int] = {}
         self._numbers: dict[str, dict[str, dict[str, int]]] = {}
         self.names: dict[tuple[str, str], str] = {(m.key, m.name): m.id for m in world.mailboxes.values()}

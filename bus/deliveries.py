@@ -62,6 +62,15 @@ def arrive(core: Core, mailbox: Mailbox, pending: Pending) -> None:
         core.crowded[session.route] = None
 
 
+def answered(core: Core, mailbox: Mailbox, pending: Pending) -> None:
+    """This copy came to a mailbox: if it replies to a message of that mailbox, and its sender was sent that one, that
+    one is answered there. Only the disk knows whether it was.
+    """
+    by = core.world.mailboxes.get(pending.sender)
+    if pending.re and by is not None:
+        core.write(MoveById(by.id, pending.re, "answered", core.now, pending.msg, sender=mailbox.id))
+
+
 def tell_crowded(core: Core) -> None:
     """A PONG nobody asked for, once a batch, to who cannot see what came beyond its window (§8)."""
     for route in core.crowded:
@@ -152,6 +161,7 @@ def push(core: Core, session: Session, mailbox: Mailbox) -> None:
                 ttl,
                 again,
                 pending.quiet,
+                mailbox.id,
             )
         )
         session.prev = session.open[n] = session.pushed

@@ -47,7 +47,8 @@ class AddOp:
 @record
 class AddMessage:
     """A message. It is identified by (sender, id): a key cannot clash with another key's ids, nor read their text
-    by naming one. The same pair again is the same message: the first stays.
+    by naming one. The same pair again is the same message: the first stays. `ask` is when the sender stops waiting
+    for the answer, in ms since 1970; 0 when the message is not a question.
     """
 
     id: str
@@ -63,6 +64,7 @@ class AddMessage:
     expires: int
     hops: int
     body: bytes
+    ask: int = 0
 
 
 @record
@@ -121,8 +123,7 @@ class MoveById:
     """A step of a delivery that is named by message id: acked, answered, or one that is told late.
 
     `sender` is the mailbox that sent it, which is exact; `host` is the sender's host; "" for any. Whether the name
-    fits one message, and which, is decided by the disk (Resolved); one that a mailbox of `to` sent goes first. It
-    never settles, and never touches what is held.
+    fits one message, and which, is decided by the disk (Resolved). It never settles, and never touches what is held.
     """
 
     mailbox: str
@@ -132,7 +133,6 @@ class MoveById:
     proof: str
     host: str = ""
     sender: str = ""
-    to: tuple[str, ...] = ()
 
 
 @record
@@ -226,7 +226,7 @@ class Send:
 @record
 class Push:
     """A MSG for one route. The shell takes what is not here (name, text, tag, …) from `store.message(sender, id)`,
-    which keeps fresh ones at hand.
+    which keeps fresh ones at hand, and `ask` and `answer` from `store.marks()`. `mailbox` is the recipient's.
     """
 
     route: bytes
@@ -238,6 +238,7 @@ class Push:
     ttl: int
     again: bool
     quiet: bool = False
+    mailbox: str = ""
 
 
 @record

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from bus.core import Core
-from bus.deliveries import Name, arrive, expire_at, tell
+from bus.deliveries import Name, answered, arrive, expire_at, tell
 from bus.effects import AddDelivery, DropRule, Move, PutPause, PutRule, Release
 from bus.errors import Code, Refused
 from bus.governor import POLICY_RULES
@@ -184,9 +184,11 @@ def release(core: Core, mailbox: Mailbox, pending: Pending, proof: str) -> None:
         host=mailbox.host,
         mailbox=mailbox.id,
         kind=pending.kind,
+        re=pending.re,
         size=pending.size,
         released=True,
     )
+    answered(core, mailbox, pending)
 
 
 def drop(core: Core, mailbox: Mailbox, pending: Pending, status: str, proof: str) -> None:

@@ -84,6 +84,7 @@ class Voice:
 
     def _message(self, push: Push) -> wire.Msg:
         m = self._store.message(push.sender, push.id)
+        ask, answer = self._store.marks(m, push.mailbox, self._clock())
         return wire.Msg(
             push.n,
             push.prev,
@@ -101,6 +102,8 @@ class Voice:
             m.hops,
             push.again,
             push.quiet,
+            ask,
+            answer,
             m.body,
         )
 

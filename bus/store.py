@@ -21,7 +21,7 @@ from bus.database import create, refusal, told, transaction
 from bus.effects import AddMessage, MoveById, Read, Resolved, Write
 from bus.errors import StoreError
 from bus.private import private_file
-from bus.store_reads import answer
+from bus.store_reads import answer, marks
 from bus.store_schema import STEP, connect, prepare
 from bus.store_upkeep import Pruner, index_some, merge_some, meta
 from bus.store_writes import BY_ID, MOVE, Plan
@@ -37,7 +37,7 @@ _PENDING = (
     "SELECT d.mailbox, d.n, m.id, m.sender, m.kind, m.size, m.expires, "
     "CASE WHEN d.offered_at IS NOT NULL THEN 'offered' WHEN d.stored_at IS NULL THEN 'held' ELSE 'stored' END, "
     "d.quiet, CASE WHEN d.stored_at IS NULL THEN coalesce(d.held_proof, '') ELSE '' END, "
-    "coalesce(d.held_at, d.stored_at) "
+    "coalesce(d.held_at, d.stored_at), m.re "
     "FROM deliveries d INDEXED BY deliveries_open JOIN messages m ON m.row = d.msg WHERE d.open = 1 "
     "ORDER BY d.mailbox, d.n"
 )
@@ -186,13 +186,13 @@ class Store:
             if head:
                 world.seq, world.chain = head
             columns = "id, key, host, name, term, inst, top, active, meta"
-            marks = "life, pushed, pushed_quiet, former, former_quiet"
-            for row in self._db.execute(f"SELECT {columns}, {marks} FROM mailboxes ORDER BY row"):
+            lives = "life, pushed, pushed_quiet, former, former_quiet"
+            for row in self._db.execute(f"SELECT {columns}, {lives} FROM mailboxes ORDER BY row"):
                 mailbox = world.mailboxes[row[0]] = Mailbox(*row[:8])
                 mailbox.meta = json.loads(row[8])
                 mailbox.life, mailbox.pushed, mailbox.pushed_quiet, mailbox.former, mailbox.former_quiet = row[9:]
-            for box, n, msg, sender, kind, size, expires, status, quiet, why, ts in self._db.execute(_PENDING):
-                pending = Pending(n, msg, sender, kind, size, expires, status, bool(quiet), why, ts)
+            for box, n, msg, sender, kind, size, expires, status, quiet, why, ts, re in self._db.execute(_PENDING):
+                pending = Pending(n, msg, sender, kind, size, expires, status, bool(quiet), why, ts, re)
                 mailbox = world.mailboxes[box]
                 (mailbox.held if pending.status == "held" else mailbox.pending)[pending.n] = pending
             for fields in self._db.execute("SELECT id, key, high, floor FROM outboxes ORDER BY row"):
@@ -213,13 +213,18 @@ class Store:
         fresh = self._fresh.get((sender, msg_id))
         if fresh is not None:
             return fresh
-        columns = "id, sender, name, host, key, kind, tag, re, thread, ts, expires, hops, body"
+        columns = "id, sender, name, host, key, kind, tag, re, thread, ts, expires, hops, body, ask"
         with self._told("read"):
             sql = f"SELECT {columns} FROM messages WHERE id = ? AND sender = ?"
             row = self._db.execute(sql, (msg_id, sender)).fetchone()
         if row is None:
             raise StoreError(f"{self._where}: no message {msg_id} of {sender}")
         return AddMessage(*row)
+
+    def marks(self, message: AddMessage, mailbox: str, now: int) -> tuple[int, int]:
+        """`ask` and `answer` of the copy of a message in a mailbox (PROTOCOL.md §7), as of `now` in ms since 1970."""
+        with self._told("read"):
+            return marks(self._db, message.ask, message.re, message.sender, mailbox, now)
 
     def recall(self, ob: str, q: int) -> Saved | None:
         """The reply of a request done long ago, from the journal; None when it was pruned or never done."""
@@ -326,13 +331,11 @@ class Store:
 
 def _resolve(db: sqlite3.Connection, w: MoveById) -> Resolved:
     """Carry out a step that is told by the id of a message, which is the sender's choice: it counts where it names
-    exactly one message of this mailbox. An answer is about what one of its recipients sent, if there is such a
-    message; then what was offered goes first.
+    exactly one message of this mailbox. What was offered goes first.
     """
     found = db.execute(_NAMED[w.status], (w.msg, w.host, w.sender, w.mailbox)).fetchall()
     if not found:
         return Resolved(w, "unknown")
-    found = [row for row in found if row[1] in w.to] or found
     if w.status != "offered":
         offered = [row for row in found if row[7]]
         if not offered and w.status in _ONLY_OFFERED:

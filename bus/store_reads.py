@@ -16,7 +16,7 @@ from bus.effects import Read
 from bus.errors import Code, Refused
 from bus.names import check_key
 from bus.store_schema import LADDER
-from bus.wire import NUM_MAX, TEXT_MAX, clip
+from bus.wire import ANSWER_MS, NUM_MAX, TEXT_MAX, clip
 
 Part = tuple[dict[str, Any], bytes]
 
@@ -30,7 +30,7 @@ SHORT_MAX = 64
 PROOF_MAX = 80
 
 _HISTORY = ("held", "stored", "offered", "injected", "acked", "answered", "expired", "failed")
-_COLUMNS = "m.row, m.id, m.name, m.host, m.sender, m.kind, m.tag, m.re, m.thread, m.ts, m.expires, m.key"
+_COLUMNS = "m.row, m.id, m.name, m.host, m.sender, m.kind, m.tag, m.re, m.thread, m.ts, m.expires, m.key, m.ask"
 _COPY = "EXISTS (SELECT 1 FROM deliveries d JOIN mailboxes b ON b.id = d.mailbox WHERE d.msg = m.row AND b.key = :key"
 # What is held was received by nobody yet: its text is for a person (query `held`), not for whoever asks by its id.
 _OWN = f"(m.key = :key OR {_COPY} AND d.stored_at IS NOT NULL))"
@@ -43,6 +43,11 @@ _WITH_PEER = (
 # Offered and not settled: whoever had it may have shown it before they died. What is settled was shown.
 _MAYBE_SHOWN = "d.open = 1 AND d.offered_at IS NOT NULL"
 _IDENT = "(m.id = ? AND ? IN ('', m.host) AND ? IN ('', m.sender))"
+_QUESTION = (
+    "SELECT q.ask FROM messages q WHERE q.id = ? AND q.sender = ? AND q.ask > 0 AND EXISTS "
+    "(SELECT 1 FROM deliveries d INDEXED BY deliveries_msg "
+    "WHERE d.msg = q.row AND d.mailbox = ? AND d.stored_at IS NOT NULL)"
+)
 _STATE = "SELECT key, ver, by, project, ts, expires, value FROM state"
 
 
@@ -103,8 +108,17 @@ def answer(db: sqlite3.Connection, read: Read, now: int) -> Iterator[Part]:
     return query(Ask(db, read, now))
 
 
+def marks(db: sqlite3.Connection, ask: int, re_: str, sender: str, mailbox: str, now: int) -> tuple[int, int]:
+    """`ask` and `answer` of one copy (PROTOCOL.md §7): what replies to a question of this mailbox, and comes from the
+    mailbox that the question was put to, is an answer. `re` alone says nothing, since anybody may write any id there.
+    """
+    matched = max(ask + ANSWER_MS - now, 0) if ask else 0
+    question = db.execute(_QUESTION, (re_, mailbox, sender)).fetchone() if re_ else None
+    return matched, max(question[0] - now, 1) if question else 0
+
+
 def _value(row: Any, now: int, to: str, step: int | None, again: bool) -> dict[str, Any]:
-    _, ident, name, host, sender, kind, tag, re_, thread, ts, expires, _ = row
+    _, ident, name, host, sender, kind, tag, re_, thread, ts, expires, _, _ = row
     value: dict[str, Any] = {
         "id": ident,
         "from": clip(name, SHORT_MAX),
@@ -138,9 +152,18 @@ def _seen(ask: Ask, row: Any, again: bool = False) -> dict[str, Any]:
     if not mine and row[11] != ask.read.key:
         mine = [c for c in copies if c[4] == ask.read.key]
     if mine:
-        return _value(row, ask.now, mine[0][1], mine[0][0], again and bool(mine[0][2]))
+        value = _value(row, ask.now, mine[0][1], mine[0][0], again and bool(mine[0][2]))
+        return _marked(ask, value, row, mine[0][3])
     names = ", ".join(c[1] for c in copies) or _refused_to(ask, row)
     return _value(row, ask.now, names, copies[0][0] if copies else None, False)
+
+
+def _marked(ask: Ask, value: dict[str, Any], row: Any, mailbox: str) -> dict[str, Any]:
+    """With what the copy in this mailbox has to do with questions."""
+    for name, left in zip(("ask", "answer"), marks(ask.db, row[12], row[7], row[4], mailbox, ask.now), strict=True):
+        if left:
+            value[name] = left
+    return value
 
 
 def _refused_to(ask: Ask, row: Any) -> str:
@@ -181,9 +204,9 @@ def _inbox(ask: Ask) -> Iterator[Part]:
             where.append(f"({' OR '.join([_IDENT] * len(names))})")
             for (host, _, ident), sender in zip(names, senders, strict=True):
                 values += [ident, host, sender]
-    for name in ("tag", "re", "kind"):
+    for name, column in (("tag", "tag"), ("re", "re"), ("kind", "kind"), ("fid", "sender")):
         if ask.text(name):
-            where.append(f"m.{name} = ?")
+            where.append(f"m.{column} = ?")
             values.append(ask.text(name))
     if ask.text("from"):
         name, at, host = ask.text("from").strip().lower().partition("@")
@@ -201,10 +224,9 @@ def _inbox(ask: Ask) -> Iterator[Part]:
         f"WHERE {' AND '.join(where)} ORDER BY d.n {'ASC' if oldest else 'DESC'} LIMIT ?",
         (*values, ask.limit()),
     ).fetchall()
-    rows.sort(key=lambda r: r[12])
-    return _with_bodies(
-        ask.db, [(r[0], {**_value(r[:12], ask.now, r[13], r[14], bool(r[15])), "n": r[12]}) for r in rows]
-    )
+    rows.sort(key=lambda r: r[13])
+    values = [(r, {**_value(r[:13], ask.now, r[14], r[15], bool(r[16])), "n": r[13]}) for r in rows]
+    return _with_bodies(ask.db, [(r[0], _marked(ask, value, r, ask.read.mailbox)) for r, value in values])
 
 
 # Whose message it is to whoever asks: of this mailbox, of this key, received here, received by this key, others'.
@@ -255,7 +277,7 @@ def _find(ask: Ask, visible: str) -> Any:
         if len(idents) > 1:
             raise Refused(Code.CONFLICT, f"several messages begin with {ident[:20]}: {', '.join(idents)}")
         exact = ask.db.execute(sql, {**key, "id": idents[0]}).fetchall()
-    found = [row[:12] for row in exact if row[12] == exact[0][12]]
+    found = [row[:13] for row in exact if row[13] == exact[0][13]]
     if len(found) > 1:
         forms = [f"{clip(row[2], SHORT_MAX)}@{clip(row[3], SHORT_MAX)}/{row[1]}" for row in found[:5]]
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
@@ -310,8 +332,8 @@ def _held(ask: Ask) -> Iterator[Part]:
     ).fetchall()
     made = []
     for row in rows:
-        to, since, why, size = row[12:]
-        value = _value(row[:12], ask.now, to, LADDER.index("held"), False)
+        to, since, why, size = row[13:]
+        value = _value(row[:13], ask.now, to, LADDER.index("held"), False)
         made.append((row[0], {**value, "since": since, "why": clip(why, PROOF_MAX), "size": size, "at": row[0]}))
     return _with_bodies(ask.db, made)
 
@@ -355,7 +377,7 @@ def _search(ask: Ask) -> Iterator[Part]:
         "ORDER BY search.rowid DESC LIMIT :limit",
         {"query": query, "key": ask.read.key, "limit": ask.limit()},
     ).fetchall()
-    found = ((_seen(ask, r[:12]), (r[12] or b"").decode("utf-8", "replace")) for r in rows)
+    found = ((_seen(ask, r[:13]), (r[13] or b"").decode("utf-8", "replace")) for r in rows)
     return iter([({**value, "snippet": clip(" ".join(text.split()), SNIPPET_MAX)}, b"") for value, text in found])
 
 

@@ -85,11 +85,15 @@ ALTER TABLE mailboxes ADD COLUMN former INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE mailboxes ADD COLUMN former_quiet INTEGER NOT NULL DEFAULT 0
 """
 
+# Until when the sender of a message waits for its answer; 0 when it is not a question.
+_V5 = "ALTER TABLE messages ADD COLUMN ask INTEGER NOT NULL DEFAULT 0"
+
 MIGRATIONS = (
     _V1,
     _V2,
     _V3,
     _V4,
+    _V5,
 )  # entry i brings a database of version i to version i + 1; an entry that was released stays as is
 
 

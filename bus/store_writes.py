@@ -34,7 +34,7 @@ from bus.store_schema import BELOW, STEP
 Row = tuple[Any, ...]
 
 _OP = "INSERT INTO ops VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_MESSAGE = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_MESSAGE = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELIVERY = {
     status: f"INSERT INTO deliveries (mailbox, n, msg, name, step, {status}_at, {status}_proof, quiet) "
     f"VALUES (?, ?, ?, ?, {STEP[status]}, ?, nullif(?, ''), ?)"
@@ -137,7 +137,7 @@ class Plan:
         self.row += 1
         self.fresh.append(w)
         head = (row, w.id, w.sender, w.name, w.host, w.key, w.kind, w.tag, w.re, w.thread)
-        self._put("messages", _MESSAGE, (*head, w.ts, w.expires, w.hops, len(w.body), w.body))
+        self._put("messages", _MESSAGE, (*head, w.ts, w.expires, w.hops, len(w.body), w.body, w.ask))
 
     def _delivery(self, w: AddDelivery) -> None:
         row = self._find(w.sender, w.msg)

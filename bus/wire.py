@@ -37,6 +37,8 @@ WELCOME_WAIT_MS = 2000
 RECEIPT_IDS = 64
 ENROL_MS = 600000
 ENROL_TRIES = 5
+ASK_MAX_MS = 86400000
+ANSWER_MS = 600000
 
 LIMITS = {name: value for name, value in list(globals().items()) if name.isupper() and isinstance(value, int)}
 
@@ -147,6 +149,8 @@ class Msg:
     hops: int = 0
     again: bool = False
     quiet: bool = False
+    ask: int = 0
+    answer: int = 0
     body: bytes = b""
 
 

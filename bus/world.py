@@ -13,7 +13,7 @@ from typing import Any
 @dataclass(slots=True)
 class Pending:
     """A delivery that is not settled yet. `expires` is 0 for no end, `quiet` says that it starts nothing, `why` it is
-    held, `ts` when it came.
+    held, `ts` when it came, `re` the message it says it replies to.
     """
 
     n: int
@@ -26,6 +26,7 @@ class Pending:
     quiet: bool = False
     why: str = ""
     ts: int = 0
+    re: str = ""
 
     @property
     def wakes(self) -> bool:

@@ -233,7 +233,7 @@ class Direct:
                     wire.encode(effect.command)
                     made = effect.command
                 case Push():
-                    made = completed(effect, self.store.message(effect.sender, effect.id))
+                    made = completed(effect, self.store, self.now)
                 case Read() | Recall():
                     pass
             self.sent.setdefault(effect.route, []).append(made)

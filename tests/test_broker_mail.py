@@ -63,7 +63,7 @@ def test_one_copy_with_everything_that_was_said() -> None:
     assert codes(rep) == [("web", "alpha", "stored", 200)]
     (msg,) = rig.sent[B]
     assert msg == Msg(1, 0, "abzzzzzzzzzzzzzz", "api", msg.fid, "alpha", "web", "note", START + 5, "t/1", re,
-                      re, 900, 2, False, False, "grüß".encode())  # fmt: skip
+                      re, 900, 2, False, False, 0, 0, "grüß".encode())  # fmt: skip
     assert rig.topics() == ["msg.stored", "msg.answered"]
     assert "answered" in history(rig, "api", re)
 

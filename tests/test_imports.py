@@ -35,7 +35,7 @@ PURE = {
     *(f"bus.{name}" for name in "requests activity broker ops ops.kinds ops.mail ops.naming ops.state".split()),
     *(f"bus.{name}" for name in "ops.upkeep ops.machines store_writes roll z85 enrolment invitations plain".split()),
     *(f"bus.{name}" for name in "ops.hold policy governor journal metrics timers retention record".split()),
-    *(f"agent.{name}" for name in "book effects sending inbox link".split()),
+    *(f"agent.{name}" for name in "book effects questions sending inbox link".split()),
     *(f"agent.tap.{name}" for name in "items choosing words cells mail office office_scene top".split()),
     "agent.paths",
 }

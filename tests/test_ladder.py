@@ -48,7 +48,7 @@ class Loop:
         self.submitted.append((op, args))
 
     def status(self, *_: object) -> Any:
-        return SimpleNamespace(connected=True, name="bob", id="b1", term=1)
+        return SimpleNamespace(connected=True, name="bob", id="b1", term=1, refused=None, parked=None)
 
     def ask(self, *_: object) -> Any:
         return SimpleNamespace(code=503)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,9 +125,13 @@ def test_what_wakes_is_chosen_before_what_came_earlier() -> None:
 def test_one_answer_is_kept_for_an_ask_and_the_others_are_ordinary() -> None:
     """Else anybody could fill the window of a session with what nothing shows."""
     asks = Reservations(SimpleNamespace(loop=None, listeners=[]))  # type: ignore[arg-type]
-    asks.open("q" * 16)
+    asks.open("q" * 16, 1)
     first, second = letter("a" * 16, re="q" * 16), letter("b" * 16, re="q" * 16)
+    assert asks.reserved(first) and asks.reserved(second), "whose is the answer is not known yet"
+    asks._open["q" * 16].settled({"to": [{"name": "web", "host": "h", "id": "0001", "status": "stored"}]})
     assert asks.reserved(first) and asks.reserved(second), "which one comes first is not known yet"
+    stranger = replace(first, msg=replace(first.msg, fid="0002"))
+    assert not asks.reserved(stranger), "it was not asked"
     inbox = SimpleNamespace(waiting=lambda: [first, second], more=0)
     asks._session.pulse = SimpleNamespace(beat=lambda: None)  # type: ignore[misc, assignment]
     asks._look(SimpleNamespace(inbox=inbox), 0)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from bus.errors import BusError
 
 if TYPE_CHECKING:
     from agent.person import Asker
+    from agent.questions import Asked
     from bus.client import View
 
 
@@ -41,15 +42,18 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
     talkbus ask api "which port do you listen on?"
     talkbus ask api --timeout 300 --file question.md
     """
+    from bus.wire import ASK_MAX_MS
+
     made = draft(**options)
     if len(made.args["to"]) != 1 or made.args["to"][0] in ("*", "@all"):
         raise click.UsageError("ask has one recipient (send asks several)")
+    made.args["ask"] = max(1, int(min(timeout * 1000, ASK_MAX_MS)))
     person = call.person
-    asked = _Asked()
-    with asked.named(), ExitStack() as stack:
+    sent = _Sent()
+    with sent.named(), ExitStack() as stack:
         asker = stack.enter_context(person.asking())
         view = stack.enter_context(call.view())
-        rows = _exchange(call, asker, view, made, timeout, asked)
+        rows = _exchange(call, asker, view, made, timeout, sent)
         with person.reading(READER_S):
             ours = not _shown_elsewhere(asker)
             if ours:
@@ -66,7 +70,7 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
 
 
 @dataclass(slots=True)
-class _Asked:
+class _Sent:
     """The id of the question, once it is sent: whatever ends the call after that has to name it."""
 
     ident: str = ""
@@ -94,14 +98,20 @@ class _Asked:
         return f"the answer to {self.ident} will be in the inbox; talkbus why {self.ident}"
 
 
-def _exchange(call: Call, asker: Asker, view: View, made: Draft, timeout: float, asked: _Asked) -> Rows:
-    """Send once the events are joined, so that no answer is missed; then wait for it."""
+def _exchange(call: Call, asker: Asker, view: View, made: Draft, timeout: float, sent: _Sent) -> Rows:
+    """Send once the events are joined, so that no answer is missed; then wait for it.
+
+    Only the mailbox that was asked can answer; `re` alone may be anybody's.
+    """
     ident = ""
+    asked: Asked | None = None
     for event in following(view, ("msg.stored",), timeout):
         if not ident:
-            ident = asked.ident = _send(call, made)
-        if event is None or _may_be(event, asker.id, ident):
-            rows = asker.ask("inbox", {"re": ident, "unread": False, "oldest": True, "limit": 1}).rows
+            ident, asked = _send(call, made)
+            sent.ident = ident
+        if asked is not None and (event is None or _may_be(event, asker.id, ident)):
+            query = {"re": ident, "unread": False, "oldest": True, "limit": 1, **asked.query()}
+            rows = [row for row in asker.ask("inbox", query).rows if _is_of(asked, row[0])]
             if rows:
                 return rows
     if not ident:
@@ -114,7 +124,12 @@ def _may_be(event: dict[str, Any], mailbox: str, ident: str) -> bool:
     return event.get("mailbox") == mailbox and (event.get("re") == ident or event.get("released") is True)
 
 
-def _send(call: Call, made: Draft) -> str:
+def _is_of(asked: Asked, value: dict[str, Any]) -> bool:
+    return asked.sent(str(value.get("fid", "")), str(value.get("from", "")), str(value.get("host", "")))
+
+
+def _send(call: Call, made: Draft) -> tuple[str, Asked | None]:
+    from agent.questions import Asked
     from agent.refusals import with_remedy
     from bus.errors import Code, Refused, Unreachable
 
@@ -129,7 +144,7 @@ def _send(call: Call, made: Draft) -> str:
         raise Refused(Code.NOT_FOUND, f"{only['name']}: {only.get('text') or only['code']}")
     if told["status"] == "held":
         show.note(f"{outcome.id} is held until a person releases it")
-    return outcome.id
+    return outcome.id, Asked.of(outcome.settled.result)
 
 
 def _shown_elsewhere(asker: Asker) -> bool:

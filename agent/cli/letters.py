@@ -48,6 +48,7 @@ def print_letters(rows: Rows, statuses: bool = False, more: bool = False) -> Non
             ts=int(value.get("ts", 0)),
             body=body,
             repeat=bool(value.get("again")) and not statuses,
+            answer=bool(value.get("answer")),
         )
         if number or more:
             click.echo()

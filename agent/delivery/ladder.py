@@ -242,6 +242,14 @@ class Ladder:
                 return
             await asyncio.sleep(LAST_LOOK_S / 10)
 
+    async def catch_up(self) -> None:
+        """Take in what the client's transcript proves by now."""
+        async with self._turning:
+            now = self._now()
+            self._look()
+            for flight in list(self._flights):
+                await self._judge(flight, now)
+
     def path(self) -> str:
         """How this session can be reached, best first: "native", "rewake", "channel", "terminal", "notice", "hooks",
         "tools"; "inbox" for one without tools.
@@ -297,6 +305,8 @@ class Ladder:
         self._info = clientfile.read(self._pid, self._config_dir)
         self._records = self._records or self._info is not None
         if self._info is not None and self._info.id != self._sits:
+            if self._sits:  # a conversation that was cleared: its questions are not in the context any more
+                self._loop.call(lambda link, _now: link.inbox.questions.forget())
             self._sits = self._info.id
             self._session.seat.remember(self._sits)  # resumed later, it comes back to this mailbox
         if self._follower.follow(now, self._transcript()):

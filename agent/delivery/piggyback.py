@@ -141,7 +141,9 @@ class Piggyback:
 def plain(letters: Sequence[Letter]) -> list[render.Letter]:
     """As the rendering knows them."""
     return [
-        render.Letter(m.id, m.from_, m.host, m.to, m.kind, m.tag, m.re, m.thread, m.ts, m.body, letter.repeat)
+        render.Letter(
+            m.id, m.from_, m.host, m.to, m.kind, m.tag, m.re, m.thread, m.ts, m.body, letter.repeat, m.answer > 0
+        )
         for letter in letters
         for m in (letter.msg,)
     ]
@@ -182,6 +184,9 @@ def letter_of(value: dict[str, Any], body: bytes, now: int) -> Letter:
         text["thread"],
         ttl,
         again=value.get("again") is True,
+        ask=int(value.get("ask", 0)),
+        answer=int(value.get("answer", 0)),
         body=body,
     )
-    return Letter(msg, now + ttl if ttl else 0, msg.again)
+    rests = now + msg.answer if msg.answer > 1 else 0
+    return Letter(msg, now + ttl if ttl else 0, msg.again, rests, now + msg.ask if msg.ask else 0)

@@ -7,7 +7,9 @@ from bus.ops.kinds import Op
 
 OPS: dict[str, Op] = {
     "send": Op(
-        mail.send, "to:list kind?:text tag?:text re?:text thread?:text ttl?:num exclude?:list hops?:num new?:flag"
+        mail.send,
+        "to:list kind?:text tag?:text re?:text thread?:text ttl?:num exclude?:list hops?:num new?:flag ask?:num "
+        "answers?:list",
     ),
     "receipt": Op(mail.receipt, "moved:list of?:list", metered=False),
     "settle": Op(mail.settle_ids, "ids:list proof:text of?:list"),

@@ -8,20 +8,23 @@ from typing import Any
 from bus import names, policy, wire
 from bus.addresses import Target, kind_of, resolve
 from bus.core import Core, Session, trip
-from bus.deliveries import STEPS, deliver, leave, named, push, step
-from bus.effects import AddMessage, AddRefusal, MoveById
+from bus.deliveries import STEPS, answered, deliver, leave, named, push, step
+from bus.effects import AddMessage, AddRefusal
 from bus.errors import Code, Refused
 from bus.governor import HOPS_MS, THANKS_MS, is_thanks
 from bus.ops.kinds import Answer, own_mailbox
 from bus.world import Mailbox, Pending
 
 KINDS = ("task", "note")
+QUESTIONS_MAX = 64  # a message may name as the ones it may answer
 REASON_MAX = 200  # characters of a refusal that everybody is told
 
 
 @dataclass(slots=True)
 class Draft:
-    """A message on its way to each of its recipients. `thanks`: it says nothing else; `person`: one sends it."""
+    """A message on its way to each of its recipients. `thanks`: it says nothing else; `person`: one sends it; `re` is
+    the message it replies to, by its sender's word or because it was matched.
+    """
 
     sender: Mailbox
     req: wire.Req
@@ -30,6 +33,7 @@ class Draft:
     hops: int
     thanks: bool
     person: bool
+    re: str
 
 
 def send(core: Core, session: Session, req: wire.Req) -> Answer:
@@ -48,11 +52,14 @@ def send(core: Core, session: Session, req: wire.Req) -> Answer:
         raise Refused(Code.INVALID, "id is no message id (16 of a-z 2-7)")
     _check_text(req.body)
     targets = _recipients(core, sender, args)
+    if args.get("ask") and len(targets) != 1:
+        raise Refused(Code.INVALID, f"a question has one recipient, this one has {len(targets)}")
     expires = core.now + args["ttl"] if args.get("ttl") else 0
-    answered, said = args.get("re", ""), args.get("hops", 0)
+    matched = "" if args.get("re") else _matched(targets, args.get("answers", []))
+    re, said = args.get("re") or matched, args.get("hops", 0)
     to = tuple(target.mailbox.id for target in targets if target.mailbox)
-    hops = said if session.person else core.governor.hops(sender.id, answered, said, to)
-    draft = Draft(sender, req, kind, expires, hops, is_thanks(req.body), session.person)
+    hops = said if session.person else core.governor.hops(sender.id, re, said, to)
+    draft = Draft(sender, req, kind, expires, hops, is_thanks(req.body), session.person, re)
     core.write(
         AddMessage(
             req.id,
@@ -62,18 +69,45 @@ def send(core: Core, session: Session, req: wire.Req) -> Answer:
             sender.key,
             kind,
             args.get("tag", ""),
-            answered,
-            args.get("thread") or answered,
+            re,
+            args.get("thread") or re,
             core.now,
             expires,
             hops,
             req.body,
+            core.now + min(args["ask"], wire.ASK_MAX_MS) if args.get("ask") else 0,
         )
     )
     told = [_one(core, draft, target) for target in targets]
-    if answered:
-        core.write(MoveById(sender.id, answered, "answered", core.now, req.id, to=to))
-    return Answer(Code(max(row["code"] for row in told)), {"to": told})
+    result = {"to": told, "re": matched} if matched else {"to": told}
+    return Answer(Code(max(row["code"] for row in told)), result)
+
+
+def _matched(targets: list[Target], offered: list[Any]) -> str:
+    """The question that a message without `re` answers: of those that its sender was shown, the recipient's.
+
+    `offered` has [mailbox that asked, id] of each. It is compared with where the message really goes, because names
+    change hands. "" for none; Refused (409) for several.
+    """
+    mailbox = targets[0].mailbox if len(targets) == 1 else None
+    if mailbox is None:
+        return ""
+    found = [
+        pair[1]
+        for pair in offered[:QUESTIONS_MAX]
+        if isinstance(pair, list)
+        and len(pair) == 2
+        and pair[0] == mailbox.id
+        and isinstance(pair[1], str)
+        and names.MESSAGE_ID.match(pair[1])
+    ]
+    if len(found) > 1:
+        raise Refused(
+            Code.CONFLICT,
+            f"several questions of {mailbox.name}@{mailbox.host} are open: {', '.join(found)} "
+            '(say in reply_to which one this answers, or reply_to="" for none)',
+        )
+    return found[0] if found else ""
 
 
 def _check_text(body: bytes) -> None:
@@ -111,7 +145,7 @@ def _one(core: Core, draft: Draft, target: Target) -> dict[str, Any]:
     mailbox, sender, req = target.mailbox, draft.sender, draft.req
     if mailbox is None:
         return _refuse(core, draft, target.text, "", target.code, target.why)
-    said = {"name": mailbox.name, "host": mailbox.host}
+    said = {"name": mailbox.name, "host": mailbox.host, "id": mailbox.id}
     if sender.id in core.numbers(mailbox).get(req.id, {}):
         return {**said, "status": "stored", "code": int(Code.OK)}
     if mailbox.held and any(p.msg == req.id and p.sender == sender.id for p in mailbox.held.values()):
@@ -127,7 +161,9 @@ def _one(core: Core, draft: Draft, target: Target) -> dict[str, Any]:
         return _refuse(core, draft, mailbox.name, mailbox.host, Code.FORBIDDEN, why)
     held = verdict.action == "hold"
     words = _quiet(core, draft, mailbox, run, held)
-    pending = Pending(0, req.id, sender.id, draft.kind, len(req.body), draft.expires, quiet=bool(words), ts=core.now)
+    pending = Pending(
+        0, req.id, sender.id, draft.kind, len(req.body), draft.expires, quiet=bool(words), ts=core.now, re=draft.re
+    )
     if held:
         policy.hold_back(core, mailbox, pending, verdict.why)
         words = f"a person at {mailbox.host} decides ({verdict.why})"
@@ -147,9 +183,11 @@ def _one(core: Core, draft: Draft, target: Target) -> dict[str, Any]:
         mailbox=mailbox.id,
         kind=draft.kind,
         tag=req.args.get("tag", ""),
-        re=req.args.get("re", ""),
+        re=draft.re,
         size=pending.size,
     )
+    if not held:
+        answered(core, mailbox, pending)
     told = {**said, "status": status, "code": int(Code.HELD if held else Code.OK)}
     return {**told, "text": words} if words else told
 
@@ -180,7 +218,7 @@ def _against(core: Core, draft: Draft, mailbox: Mailbox, verdict: policy.Verdict
 def _thanks(core: Core, draft: Draft, mailbox: Mailbox) -> int:
     """How long the exchange of mere thanks between these two is by now; people may thank as they like."""
     mere = draft.thanks and not draft.person
-    return core.governor.thanks(core.now, draft.sender.id, mailbox.id, mere, draft.req.args.get("re", ""))
+    return core.governor.thanks(core.now, draft.sender.id, mailbox.id, mere, draft.re)
 
 
 def _quiet(core: Core, draft: Draft, mailbox: Mailbox, run: int, held: bool) -> str:

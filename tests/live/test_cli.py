@@ -266,6 +266,7 @@ def test_ask_and_answer(bus: Bus) -> None:
     out, err = asking.communicate(timeout=30)
     assert asking.returncode == DONE, err
     assert json.loads(out)["body"] == "8080"
+    assert bus.ok("inbox", "--as", "web", "--all").out.count(f"answer to {question['id']} from api@") == 1
     assert bus.ok("inbox", "--as", "web", "--json").json == []
     late = bus.run("ask", "--as", "web", "api", "and the host?", "--timeout", "0.5")
     assert late.code == TIMED_OUT and late.out == ""
@@ -273,6 +274,21 @@ def test_ask_and_answer(bus: Bus) -> None:
     assert question["id"] in late.err
     bus.ok("send", "--as", "api", "web", "localhost", "--reply-to", question["id"])
     assert [m["body"] for m in bus.ok("inbox", "--as", "web", "--json").json] == ["localhost"]
+
+
+def test_a_stranger_cannot_end_an_ask(bus: Bus) -> None:
+    """Who names the question is not who was asked: that is mail like any other, and stays unread."""
+    bus.ok("whoami", "--as", "api")
+    asking = bus.start("ask", "--as", "web", "api", "which port?", "--timeout", "40", "--json")
+    (question,) = bus.ok("inbox", "--as", "api", "--wait", "20", "--json").json
+    bus.ok("send", "--as", "eve", "web", "6666", "--reply-to", question["id"])
+    assert bus.ok("why", question["id"], "--json").json["to"][0]["status"] == "injected"
+    bus.ok("send", "--as", "api", "web", "8080", "--reply-to", question["id"])
+    out, err = asking.communicate(timeout=40)
+    assert asking.returncode == DONE, err
+    assert json.loads(out)["body"] == "8080"
+    assert [m["body"] for m in bus.ok("inbox", "--as", "web", "--json").json] == ["6666"]
+    assert bus.ok("why", question["id"], "--json").json["to"][0]["status"] == "answered"
 
 
 def test_a_second_broker_in_the_foreground_is_refused_and_one_that_lost_a_race_ends_quietly(bus: Bus) -> None:

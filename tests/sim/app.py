@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent.effects import Batch, News, Parked, Welcomed
+from agent.effects import Batch, News, Parked, Settled, Welcomed
 from agent.inbox import Letter
 from agent.outbox import Outbox
+from agent.reservations import Open
 from bus.wire import Msg, Welcome
 from tests.pair import Seat
 
@@ -71,6 +72,7 @@ class AppSeat(Seat):
         self.unsure: set[str] = set()  # what was taken back from a path that may have shown it
         self.asked: set[int] = set()
         self.saves: list[Saved] = []
+        self.asks: dict[str, Open] = {}  # calls that wait, by the id of their question
         self.ledgers: list[int] = []
         super().__init__(*args)
         self.new_ledger()
@@ -99,6 +101,8 @@ class AppSeat(Seat):
             self.truth.letters[key] = command
             self.origin[key], self.taken_at[key] = self.mailbox, self.moved
         super().hand(command, frames)
+        if isinstance(command, Msg):
+            self._answers()
 
     def commit(self, batch: Batch) -> None:
         super().commit(batch)
@@ -113,6 +117,11 @@ class AppSeat(Seat):
         elif isinstance(news, Parked) and self.known_here and news.by.get("presence"):
             self.renamed += 1  # the database has forgotten it: it goes on as a newcomer does
             self.link.knock(self.bench.now, f"{self.profile.name[:40]}-{self.renamed + 1}")
+        elif isinstance(news, Settled):
+            for call in self.asks.values():
+                if call.row == news.row:
+                    call.settled(news.result)
+            self._answers()
 
     def restart(self) -> None:
         for key, hand in self.hands.items():
@@ -121,11 +130,25 @@ class AppSeat(Seat):
                 self.former.append(key)
         self.hands.clear()
         self.asked.clear()
+        self.asks.clear()
         self.left = self.known_here = False
         self.lives += 1
         super().restart()
 
     # -- what people do --------------------------------------------------------------------------------------------
+
+    def ask(self, ident: str, row: int) -> None:
+        """A call waits for the answer to this question from now on."""
+        self.asks[ident] = Open(ident, row)
+
+    def _answers(self) -> None:
+        """Calls end when their answer is there."""
+        for letter in self.link.inbox.waiting():
+            call = self.asks.get(letter.msg.re)
+            if call is not None and call.ends(letter.msg):
+                del self.asks[call.id]
+                self.link.inbox.over(call.id)
+                self.truth.ended(self, letter.msg)
 
     def get(self, choose: Sequence[Letter], crash: str = "", ordered: bool = True) -> None:
         """Take letters in hand; after the commit they are handed out."""

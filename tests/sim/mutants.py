@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import time
 
-from agent import inbox, link, sending
-from bus import broker, deliveries, policy, requests, sessions, store, wire
+from agent import inbox, link, questions, reservations, sending
+from bus import broker, deliveries, policy, requests, sessions, store, store_reads, wire
 from bus.effects import Push
 from bus.ops import mail, naming
 from tests import pair
@@ -472,6 +472,38 @@ MUTANTS: dict[str, Mutant] = {
         "what is held outlives its time",
         edits=(Edit(policy, "expire", "0 < pending.expires <= core.now", "False"),),
         schedule=directed.held_too_long,
+    ),
+    "any reply ends an ask": Mutant(
+        "who names the question in `re` ends the call, whoever was asked",
+        ("stranger",),
+        (Edit(reservations.Open, "ends", "return msg.answer > 0 or", "return True or"),),
+    ),
+    "any reply is an answer": Mutant(
+        "the broker stamps as an answer what names a question, whoever was asked",
+        ("answer", "stranger"),
+        (Edit(store_reads, "marks", "max(question[0] - now, 1) if question else 0", "int(bool(re_))"),),
+    ),
+    "matched unseen": Mutant(
+        "a message is matched with a question that nobody has proved to be shown",
+        ("matched",),
+        (
+            Edit(
+                questions.Questions,
+                "shown",
+                'line.state == "shown" and (line.proof == TRANSCRIPT or line.at <= by)',
+                "True",
+            ),
+        ),
+    ),
+    "matched with one of several": Mutant(
+        "where several questions are open, the first is taken to be answered",
+        ("matched",),
+        (Edit(mail, "_matched", "if len(found) > 1:", "if False:"),),
+    ),
+    "answered while it is held": Mutant(
+        "a question is told as answered though its sender has not got the answer",
+        ("answered",),
+        (Edit(mail, "_one", "if not held:", "if True:"),),
     ),
     "queries of an undone batch": Mutant(
         "a full disk swallows queries",

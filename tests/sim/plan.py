@@ -50,6 +50,7 @@ class Run:
         self.hub = self.bench.hub
         self.hub.backups = []
         self.truth.hub = self.hub
+        self.more = random.Random(f"answers {seed}")  # of its own, so that the rest of a seed stays as it was
         self.made = 0
         self.calm = False
         self.copied = False
@@ -250,9 +251,11 @@ class Run:
     ) -> None:
         """`about` is the checker's name of the message this speaks of."""
         self.truth.note(f"{seat.label} wants {op} {args}")
-        _, ident = seat.link.submit(self.bench.now, op, args, body, ident)
+        row, ident = seat.link.submit(self.bench.now, op, args, body, ident)
         if about:
             self.truth.meant[mark(ident, body)] = (seat.mailbox, about.partition("/")[2])
+        if args.get("ask"):
+            seat.ask(ident, row)
         seat.flush(self._agent_crash(seat))
 
     def _flood(self, seat: AppSeat, name: str) -> None:
@@ -284,6 +287,8 @@ class Run:
             if about:
                 msg = self.truth.letters[about]
                 args["re"], args["to"] = msg.id, [f"{msg.from_}@{msg.host}"]
+            else:
+                self._about_questions(seat, args)
             self._submit(seat, "send", args, f"text {rng.random()}".encode(), about=about)
 
     def _read(self, seat: AppSeat) -> str:
@@ -294,6 +299,20 @@ class Run:
             if ledger == seat.ledger and sight.proven and seat.origin.get(name) == seat.mailbox
         ]
         return self.rng.choice(names) if names else ""
+
+    def _about_questions(self, seat: AppSeat, args: dict[str, Any]) -> None:
+        """It may ask, answer a question by what was shown, or say that it replies to one, true or not."""
+        more, now = self.more, self.bench.now
+        chance, shown = more.random(), seat.link.inbox.questions.shown(now, now)
+        if chance < 0.3 and len(args["to"]) == 1 and args["to"] != ["*"]:
+            args["ask"] = more.choice((300, 3_000, 20_000))
+        elif chance < 0.6 and shown and seat.link.profile.mailbox:
+            args["to"] = [more.choice(shown).fid]
+            args["answers"] = [[x.fid, x.id] for x in shown]
+        elif chance < 0.8 and self.truth.put:
+            asker, args["re"], _ = more.choice(sorted(self.truth.put))
+            if more.random() < 0.7:
+                args["to"] = [asker]
 
     def _set(self, seat: AppSeat) -> None:
         rng = self.rng

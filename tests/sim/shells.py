@@ -19,7 +19,7 @@ from agent.outbox import Outbox
 from bus import wire
 from bus.broker import Broker
 from bus.core import Settings, Who
-from bus.effects import AddMessage, Batch, Event, Push, Read, Recall, Send
+from bus.effects import Batch, Event, Push, Read, Recall, Send
 from bus.errors import Code, Refused, StoreError
 from bus.requests import answer_again
 from bus.store import Store
@@ -75,8 +75,10 @@ class Conn:
     hello: wire.Hello | None = None
 
 
-def completed(push: Push, m: AddMessage) -> wire.Msg:
-    """MSG of a push and the message it is about."""
+def completed(push: Push, store: Store, now: int) -> wire.Msg:
+    """MSG of a push, with what the disk has of it."""
+    m = store.message(push.sender, push.id)
+    ask, answer = store.marks(m, push.mailbox, now)
     whole = {
         "tag": m.tag,
         "re": m.re,
@@ -85,6 +87,8 @@ def completed(push: Push, m: AddMessage) -> wire.Msg:
         "hops": m.hops,
         "again": push.again,
         "quiet": push.quiet,
+        "ask": ask,
+        "answer": answer,
     }
     head = (push.n, push.prev, m.id, m.name, m.sender, m.host, push.to, m.kind, m.ts)
     return wire.Msg(*head, **whole, body=m.body)  # type: ignore[arg-type]
@@ -185,7 +189,7 @@ class Hub:
                     self.answer(effect)
 
     def message(self, push: Push) -> wire.Msg:
-        return completed(push, self.store.message(push.sender, push.id))
+        return completed(push, self.store, self.bench.now)
 
     def answer(self, read: Read) -> None:
         code, text, parts = Code.OK, "", 0

@@ -87,6 +87,7 @@ class Copy:
     settled: str = ""
     held: str = ""  # why
     wakes: bool = True
+    asker: str = ""  # whose question it is, "" for none
 
 
 @dataclass(slots=True)
@@ -98,6 +99,7 @@ class History:
     state: dict[str, tuple[int, int]] = field(default_factory=dict)  # key -> version, expires
     terms: dict[str, tuple[int, str]] = field(default_factory=dict)  # mailbox -> term, inst
     word: Word = field(default_factory=Word)
+    asked: set[tuple[str, str, str]] = field(default_factory=set)  # (mailbox, question, mailbox that got it)
 
 
 @dataclass(slots=True)
@@ -138,6 +140,7 @@ class Truth(Watch):
         self._numbers: dict[tuple[bytes, int], str] = {}
         self.owners: dict[str, str] = {}  # mailbox -> key
         self.held_once: set[str] = set()
+        self.put: set[tuple[str, str, str]] = set()  # as History.asked, whatever became of the database
         self.hub: Hub | None = None
         self.restored = False
         self.dropped_frames = 0
@@ -192,6 +195,7 @@ class Truth(Watch):
         if isinstance(command, wire.Msg):
             self._numbers[conn.route, command.n] = f"{command.host}/{command.fid}/{command.id}"
             self._not_held(conn, command)
+            self._marked(conn, command)
 
     def taken(self, seat: Seat, conn: Conn, command: Any) -> None:
         if self.trace is not None:
@@ -249,15 +253,20 @@ class Truth(Watch):
                     ttl = row.args.get("ttl", 0) if row else 0
                     copy_ = Copy(write.msg, write.sender, mark(write.msg, message.body), now + ttl if ttl else 0)
                     copy_.wakes = message.kind == "task" and not write.quiet
+                    copy_.asker = write.sender if message.ask else ""
                     self._by_policy(write, message)
                     if write.status == "held":
                         copy_.held = write.proof
                         self.held_once.add(copy_.mark)
+                    else:
+                        self._put(write.mailbox, copy_)
                     fresh[write.mailbox, write.n] = self.history.copies[write.mailbox, write.n] = copy_
                 case Release():
                     self._release(write, fresh)
                 case Move():
                     self._move(write, now)
+                case MoveById():
+                    self._answered(write)
                 case PutState(entry):
                     self._was[entry.key] = self.history.state.get(entry.key, (0, 0))
                     self.history.state[entry.key] = (entry.ver, entry.expires)
@@ -308,6 +317,8 @@ class Truth(Watch):
             self.history.word.accepted(conn.seat.who.key, req)
         if req.op == "state.set":
             self._compare_and_set(op, req)
+        if req.op == "send" and not req.args.get("re"):
+            self._matched(op, req, result)
 
     def _compare_and_set(self, op: AddOp, req: wire.Req) -> None:
         """PutState of this request came before its AddOp, so what was there before is in `_was`."""
@@ -377,6 +388,7 @@ class Truth(Watch):
         if known.held != "paused" and not self._asked_for(move.mailbox, known, "hold.release"):
             self.fail("released", f"{known.msg} in {move.mailbox} was held by a rule, and nobody released it")
         known.held = ""
+        self._put(move.mailbox, known)
         self.history.copies[move.mailbox, move.to] = known
         if fresh.pop((move.mailbox, move.n), None) is not None:
             fresh[move.mailbox, move.to] = known
@@ -454,6 +466,63 @@ class Truth(Watch):
         self.history = copy.deepcopy(history)
         self.restored = True
 
+    # -- questions and answers: who was asked decides -------------------------------------------------------------
+
+    def _put(self, mailbox: str, copy_: Copy) -> None:
+        """A question came to a mailbox."""
+        if copy_.asker:
+            for known in (self.history.asked, self.put):
+                known.add((copy_.asker, copy_.msg, mailbox))
+
+    def _marked(self, conn: Conn, msg: wire.Msg) -> None:
+        """A copy is stamped as an answer iff its sender's mailbox was put that question by this one."""
+        session = self.hub.alive.core.sessions.get(conn.route) if self.hub else None
+        mine = session.mailbox if session is not None else ""
+        copies = self.history.copies.items()
+        if not any(box == mine and (known.msg, known.sender) == (msg.id, msg.fid) for (box, _), known in copies):
+            return  # it got another mailbox in the same batch
+        if bool(msg.answer) != ((mine, msg.re, msg.fid) in self.history.asked):
+            self.fail("answer", f"{conn.seat.label} is pushed {msg.id} with re {msg.re!r} and answer {msg.answer}")
+        row = self.rows.get(mark(msg.id, msg.body))
+        if msg.ask and row is not None and not row.args.get("ask"):
+            self.fail("answer", f"{conn.seat.label} is pushed {msg.id} as a question, which it is not")
+
+    def _answered(self, move: MoveById) -> None:
+        """Only what came to the mailbox that asked answers it."""
+        if move.status != "answered":
+            return
+        came = [
+            c
+            for (box, _), c in self.history.copies.items()
+            if (box, c.msg, c.sender) == (move.sender, move.proof, move.mailbox)
+        ]
+        if not any(not c.held for c in came):
+            self.fail("answered", f"{move}: {move.proof} has not come to {move.sender}")
+
+    def _matched(self, op: AddOp, req: wire.Req, result: dict[str, Any]) -> None:
+        """The one question of the recipient, or none, or a refusal where there are several."""
+        offered = [(str(fid), str(ident)) for fid, ident in req.args.get("answers", [])]
+        to = next((str(row["id"]) for row in result.get("to", []) if row.get("id")), "")
+        fit = [ident for fid, ident in offered if fid == to]
+        if to and (result.get("re", "") != (fit[0] if len(fit) == 1 else "") or len(fit) > 1):
+            self.fail("matched", f"{req.args} got {op.code} {result}")
+
+    def ended(self, seat: AppSeat, msg: wire.Msg) -> None:
+        """A call took this for its answer."""
+        if not any((ident, asked) == (msg.re, msg.fid) for _, ident, asked in self.put):
+            self.fail(
+                "stranger", f"{msg.id} of {msg.fid} ended the ask {msg.re} of {seat.label}, who had not asked it"
+            )
+
+    def _shown_before(self, seat: AppSeat, args: dict[str, Any]) -> None:
+        """What a request names as the questions it may answer was proved to have been shown, and is such."""
+        for fid, ident in args.get("answers", []):
+            seen = [s for (led, key), s in self.sights.items() if led == seat.ledger and f"/{ident}:" in key]
+            if not any(sight.proven for sight in seen):
+                self.fail("matched", f"{seat.label} answers {ident}, which is not proved to have been shown")
+            if (fid, ident, seat.mailbox) not in self.put:
+                self.fail("matched", f"{seat.label} answers {ident}, which {fid} has not asked it")
+
     # -- the agents ------------------------------------------------------------------------------------------------
 
     def wrote(self, seat: AppSeat, writes: Sequence[BookWrite]) -> None:
@@ -461,6 +530,7 @@ class Truth(Watch):
         for write in writes:
             if isinstance(write, AddRow):
                 args = wire.unpack(write.args)
+                self._shown_before(seat, args)
                 ident = mark(write.id, write.body)
                 self.rows[ident] = Row(ident, (seat.label, seat.ledger), write.row, write.op, args, write.body)
                 seat.ids[write.row] = ident
