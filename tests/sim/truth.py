@@ -390,7 +390,8 @@ class Truth(Watch):
         if row is None or row.body != msg.body:
             self.fail("another text", f"{seat.label} has {key} with {msg.body[:40]!r}, sent {row}")
             return
-        mark = (seat.ledger, seat.origin.get(key, ""), row.source)
+        # A seat whose WELCOME of another mailbox was lost does not know that it holds that one: the name tells.
+        mark = (seat.ledger, f"{seat.origin.get(key, '')} {msg.to}", row.source)
         if ordered and key not in seat.known:
             last = self.offered.get(mark, 0)
             # What expired unshown before a crash comes once more, to expire again; it may be shown in that moment.
