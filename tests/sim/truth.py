@@ -571,9 +571,10 @@ class Truth(Watch):
         if row is None:
             self.fail("another text", f"{seat.label} has {key} with {msg.body[:40]!r}, sent {row}")
             return
-        # What wakes may go before what does not; each of the two comes in order.
+        # What wakes may go before what does not; each of the two comes in order. A seat whose WELCOME of another mailbox
+        # was lost does not know that it holds that one: the name tells.
         wakes = msg.kind == "task" and not msg.quiet
-        place = (seat.ledger, seat.origin.get(key, ""), row.source, wakes)
+        place = (seat.ledger, f"{seat.origin.get(key, '')} {msg.to}", row.source, wakes)
         if ordered and key not in seat.known:
             last = self.offered.get(place, 0)
             # What expired unshown before a crash comes once more, to expire again; it may be shown in that moment.
