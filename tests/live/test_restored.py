@@ -14,6 +14,7 @@ import pytest
 
 from agent.delivery import maildir
 from tests.live.homes import Home
+from tests.live.test_faults import _until_shown
 from tests.live.test_mcp_bed import Bed, bed, bodies, until
 from tests.live.test_mcp_process import Raw, start
 from tests.live.worker import Worker, wait_on
@@ -106,25 +107,31 @@ def test_a_session_whose_name_the_copy_gives_to_another_takes_another_name(
 
 def test_what_was_shown_before_the_copy_came_back_is_marked(home: Home, stack: ExitStack, tmp_path: Path) -> None:
     """The agent is killed in the moment after it began to show, and its database is the first copy each time."""
-    count = 60
+    count = 300
     home.start()
-    alice = stack.enter_context(Worker(home.environ, tmp_path, "send", "alice", to="bob", count=count))
+
+    def through() -> bool:
+        return len({ident for ident, *_ in bob.lines("shown")}) >= count
+
     bob = stack.enter_context(Worker(home.environ, tmp_path, "receive", "bob", pace=0.005))
-    wait_on([alice, bob], lambda: bob.lines("shown"), "the first message shown", PATIENCE)
+    wait_on([bob], bob.awake, "an agent", PATIENCE)
     bob.kill()
     database = tmp_path / "bob" / "agent.db"
     copy(database, tmp_path / "copy.db")
+    alice = stack.enter_context(Worker(home.environ, tmp_path, "send", "alice", to="bob", count=count))
     for turn in range(6):
         replace(database, tmp_path / "copy.db")
         had = len(bob.lines("shown"))
         bob.start()
-        wait_on([alice, bob], lambda had=had: len(bob.lines("shown")) > had + 2, f"life {turn}", PATIENCE)  # type: ignore[misc]
+
+        def began(had: int = had) -> bool:
+            return through() or len(bob.lines("shown")) > had
+
+        wait_on([alice, bob], began, f"the work of life {turn}", PATIENCE)
         bob.kill()
     replace(database, tmp_path / "copy.db")
     bob.start()
-    wait_on(
-        [alice, bob], lambda: len({ident for ident, *_ in bob.lines("proved")}) >= count, "all were proved", PATIENCE
-    )
+    _until_shown(home, bob, [alice], count)
     seen: set[str] = set()
     repeats = 0
     for ident, number, _, repeat in bob.lines("shown"):

@@ -358,6 +358,20 @@ def restored_before_it_was_reported() -> None:
     _shown_and_restored(bench, web, saved)
 
 
+def found_by_the_next_life() -> None:
+    """An agent dies over a message; the next one finds the proof that it was shown, and does not show it again."""
+    bench = Bench(check_every=1000)
+    api, web = opened(bench, "api", "web")
+    api.done("send", {"to": ["web"]}, b"one")
+    bench.run()
+    (letter,) = web.offer()
+    web.restart()
+    web.link.inbox.proven(bench.now, [letter.key], "transcript")
+    bench.run(lambda: web.state == "open")
+    bench.run()
+    assert web.link.inbox.waiting() == [], "its ledger does not know that it was offered, so it is shown again"
+
+
 def goodbye_before_it_was_reported() -> None:
     """An agent says goodbye when it has shown a message and not yet proved it."""
     bench = Bench()

@@ -239,9 +239,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "offering not written": Mutant(
         "a message is handed out before the ledger says so",
-        ("shown twice unmarked",),
-        (Edit(_INBOX, "offer", "batch.writes.append(PutShown(key, self._book.ledger[key]))", "pass"),),
-        start=12,
+        edits=(Edit(_INBOX, "offer", "batch.writes.append(PutShown(key, self._book.ledger[key]))", "pass"),),
+        schedule=directed.found_by_the_next_life,
     ),
     "ack before ledger": Mutant("ACK leaves before the ledger is on disk", ("ack before disk",), seat=EagerAckSeat),
     "resync answered by anything": Mutant(
