@@ -77,14 +77,14 @@ class Piggyback:
 
         return await asyncio.wrap_future(self._loop.call(count))
 
-    @staticmethod
-    def named(link: Link, now: int, idents: Sequence[str], proof: str) -> None:
+    def named(self, link: Link, now: int, idents: Sequence[str], proof: str) -> None:
         """In the thread of the link: the model has named these messages, so it was shown those that are on their way
-        to it. An id that two senders used says nothing.
+        to it, unless somebody else finds that out. An id that two senders used says nothing.
         """
+        ours = {key for call in list(self._calls) for key in call.letters}
         for ident in idents:
             keys = [key for key in link.book.ledger if key.rpartition("/")[2] == ident]
-            if len(keys) == 1 and link.book.ledger[keys[0]].state == "offering":
+            if len(keys) == 1 and keys[0] in ours and link.book.ledger[keys[0]].state == "offering":
                 link.inbox.shown(now, keys, proof)
 
     def handed_over(self, call: Call) -> None:

@@ -148,7 +148,7 @@ def test_send_inbox_why(bus: Bus) -> None:
     why = bus.ok("why", sent["id"][:8], "--json").json
     (ladder,) = why["to"]
     assert (why["id"], why["from"], ladder["name"], ladder["status"]) == (sent["id"], "alice", "bob", "injected")
-    assert [step["status"] for step in ladder["history"]] == ["stored", "injected"]
+    assert [step["status"] for step in ladder["history"]] == ["stored", "offered", "injected"]
     assert ladder["history"][1]["proof"] == "printed"
     bus.ok("ack", "--as", "bob", sent["id"])
     assert bus.ok("why", sent["id"], "--json").json["to"][0]["status"] == "acked"
