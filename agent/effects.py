@@ -62,7 +62,9 @@ class Welcomed:
 
 @record
 class Parked:
-    """The link has stopped until `knock` is called: the name is held by another, or this key may not."""
+    """The link has stopped until `knock` is called: the name is held by another. What is no conflict (this key may
+    not) is tried again, seldom.
+    """
 
     code: int
     term: int

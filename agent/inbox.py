@@ -6,6 +6,7 @@ nothing of requests, nor how a message is shown.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from agent.effects import Batch, Mail
 from bus import wire
 from bus.record import record
 
+FIRST_KEPT = 4096  # messages of which is known how they first came to this process
 LEDGER_SLACK = 1000  # how far the ledger may outgrow its limit before it is trimmed
 
 PROOF_MAX = 64  # characters the broker keeps of a proof
@@ -54,15 +56,23 @@ class Inbox:
         self._resync_after = -1  # k of the last PING before our resync; -1 = none outstanding
         self.moves: list[tuple[str, str, int, str]] = []  # (status, proof, at, key) for a receipt
         self.more = 0
+        self.urgent = False  # among `moves` is one that the broker does not know to have come here
+        self._left_after = -1  # k of the last PING before our BYE on this connection; -1 = none was said
+        self._term: tuple[str, int] | None = None  # mailbox and term of the last WELCOME
+        # Whether each message was marked `again` when this process saw it first. What was not, no one before it had.
+        self.first: OrderedDict[str, bool] = OrderedDict()
 
     # -- the connection --------------------------------------------------------------------------------------------
 
-    def connected(self) -> None:
-        """WELCOME: numbers begin anew; what is being shown stays being shown. What the broker may have taken for
-        expired but was shown is reported.
+    def connected(self, term: tuple[str, int] | None = None) -> None:
+        """WELCOME, to this term of a mailbox, or the end of one: numbers begin anew; what is being shown stays being
+        shown. What the broker may have taken for expired but was shown is reported.
         """
+        if term is None or term != self._term:
+            self.first.clear()  # somebody else may have held it meanwhile
+        self._term = term
         self._begin()
-        self._resync_after = -1
+        self._left_after = self._resync_after = -1
         waiting = {key for status, _, _, key in self.moves if status == "injected"}
         for key, line in self._book.ledger.items():
             if line.state == "shown" and not line.told and key not in waiting:
@@ -75,8 +85,23 @@ class Inbox:
         self._owed.clear()
         self._waiting.clear()
 
+    def leave(self, pinged: int) -> wire.Ranges | None:
+        """BYE: nothing more is taken in or offered on this connection. The numbers of what this process began to show
+        and does not know to be settled; None when something of that has no number here. `pinged` as in `take_in`.
+        """
+        ledger = self._book.ledger
+        untold = {key for key, line in ledger.items() if line.state == "shown" and not line.told}
+        begun = {*self._offering, *(key for _, _, _, key in self.moves), *untold}
+        begun |= {key for key in self._at if key in ledger}
+        self._left_after = pinged
+        self._waiting.clear()
+        known = [self._at[key] for key in begun if key in self._at]
+        return wire.ranges(sorted(known)) if len(known) == len(begun) else None
+
     def take_in(self, now: int, msg: wire.Msg, pinged: int) -> None:
         """One MSG. `pinged` is the `k` of the last PING sent."""
+        if self._left_after >= 0:
+            return
         if msg.prev == 0:
             self._begin()
             self._resync_after = -1
@@ -87,6 +112,8 @@ class Inbox:
         self.more = max(0, self.more - 1)  # it was one of those beyond the window, if there were any
         letter = Letter(msg, now + msg.ttl if msg.ttl else 0, msg.again)
         key = letter.key
+        if not self._first_seen(key, msg.again):
+            letter = replace(letter, repeat=False)  # it is marked for what this process itself did with it
         self._numbers[msg.n] = key
         self._at[key] = msg.n
         line = self._book.ledger.get(key)
@@ -98,6 +125,16 @@ class Inbox:
             self._lapsed.discard(key)  # with time to go it is another copy: the broker was restored
             self._waiting[key] = replace(letter, repeat=True) if line is not None else letter
             self._batch().news.append(Mail(self.more))
+
+    def _first_seen(self, key: str, again: bool) -> bool:
+        """Whether a message was marked when it came to this process first, which may be now."""
+        if len(self.first) >= FIRST_KEPT and key not in self.first:
+            self.first.popitem(last=False)
+        return self.first.setdefault(key, again)
+
+    def inherit(self, former: Inbox) -> None:
+        """Go on from an inbox of this process, which was given up because the disk refused a batch."""
+        self.first, self._term = former.first, former._term
 
     def _resync(self, pinged: int) -> None:
         if self._resync_after >= 0:
@@ -113,6 +150,11 @@ class Inbox:
         self.more = pong.more
         if k == 0:
             return  # it answers no PING: an ACK on its way would look lost
+        if self._left_after >= 0:
+            if k > self._left_after:
+                self._left_after = -1  # the BYE was lost: its answer would have come first
+                self._resync(pinged)
+            return
         if self._resync_after >= 0:
             if k > self._resync_after:
                 self._resync_after = -1
@@ -176,7 +218,9 @@ class Inbox:
         What is expired, shown or in another path's hands is left out.
         """
         batch, path = self._batch(), path[:PROOF_MAX]
-        given = []
+        given: list[Letter] = []
+        if self._left_after >= 0:
+            return given
         for letter in letters:
             key = letter.key
             line = self._book.ledger.get(key)
@@ -192,6 +236,7 @@ class Inbox:
             self._book.ledger[key] = Shown("offering", path, at=now)
             batch.writes.append(PutShown(key, self._book.ledger[key]))
             self.moves.append(("offered", path, now, key))
+            self.urgent = self.urgent or key not in self._at
             given.append(known)
         self._trim()
         return given
@@ -252,7 +297,10 @@ class Inbox:
                 self._batch().writes.append(DropShown(key))
             back[key] = letter if certain else replace(letter, repeat=True)
         if back:
-            self._waiting = {**back, **self._waiting}
+            # Each in its old place: paths give back in any order. What has no number came from beyond the window.
+            merged = {**back, **self._waiting}
+            order = sorted(merged, key=lambda key: self._at.get(key, wire.NUM_MAX))
+            self._waiting = {key: merged[key] for key in order}
             self._batch().news.append(Mail(self.more))
 
     def hold(self, letters: Iterable[Letter]) -> None:

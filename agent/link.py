@@ -51,6 +51,7 @@ DIAL_MS = 5000
 RECEIPT_DELAY_MS = 200
 RECEIPT_SIZE = 3000  # octets of one receipt's arguments, well below the head's limit
 UNCONFIRMED_MAX = 256
+REFUSED_MS = 60_000  # what only somebody else can change is asked for again, seldom
 Make = Callable[[], str]
 _PASSING = (Code.UNKNOWN_SESSION, Code.TOO_MANY, Code.BUSY)
 
@@ -60,6 +61,7 @@ class Profile:
     """Who this link says it is. `mode` as in PROTOCOL.md §5; `hb` in ms; `raw`: a person wants nothing redacted.
 
     `mailbox` is the id of what was known as `name` in database `store`, "" for none; every WELCOME sets the three.
+    `life` is a word for this process: what an earlier one was sent, that one may have shown.
     """
 
     mode: str
@@ -71,6 +73,7 @@ class Profile:
     raw: bool = False
     mailbox: str = ""
     store: str = ""
+    life: str = ""
 
 
 class Link:
@@ -159,9 +162,12 @@ class Link:
             self._failures = 0
 
     def bye(self, leave: bool) -> None:
-        """Say goodbye; `leave` when the session has ended. The news is Ended, or Lost."""
+        """Say goodbye; `leave` when the session has ended. The news is Ended, or Lost.
+
+        Nothing is offered any more: what was never begun to be shown will be news to the next process.
+        """
         if self.state == "open":
-            self.batch.sends.append(wire.Bye(leave))
+            self.batch.sends.append(wire.Bye(leave, self.inbox.leave(self._k)))
 
     def status(self, activity: str) -> None:
         """Busy, idle or waiting: told with the next PING, which is now."""
@@ -191,6 +197,8 @@ class Link:
 
     def tick(self, now: int) -> None:
         """Do what is due."""
+        if self.state == "parked" and 0 < self._dial_at <= now:
+            self.state = "down"
         if self.state == "down" and now >= self._dial_at:
             self.state = "dialing"
             self._give_up_at = now + DIAL_MS
@@ -210,6 +218,8 @@ class Link:
         if self.state == "down":
             return self._dial_at
         times = [self.inbox.next_expiry()]
+        if self.state == "parked":
+            times.append(self._dial_at or None)
         if self.state in ("dialing", "greeting"):
             times.append(self._give_up_at)
         if self.state == "open":
@@ -245,8 +255,9 @@ class Link:
         if not moves:
             self._receipt_at = None
             return
-        if self._receipt_at is None:
-            self._receipt_at = now + RECEIPT_DELAY_MS
+        if self._receipt_at is None or self.inbox.urgent:
+            self._receipt_at = now if self.inbox.urgent else now + RECEIPT_DELAY_MS
+            self.inbox.urgent = False
         full = len(moves) >= wire.RECEIPT_IDS
         if (now < self._receipt_at and not full) or self.book.unsettled >= wire.OPEN_REQUESTS:
             return
@@ -275,7 +286,7 @@ class Link:
         self._give_up_at = now + wire.WELCOME_WAIT_MS
         term = book.term if book.name == profile.name else 0
         ob = "" if profile.mode == "view" else book.ob
-        who = (profile.name, term, self._take, profile.hb, profile.meta, profile.mailbox, profile.store)
+        who = (profile.name, term, self._take, profile.hb, profile.meta, profile.mailbox, profile.store, profile.life)
         hello = wire.Hello(profile.mode, profile.inst, ob, book.number(book.first), *who)
         self.batch.sends.append(hello)
 
@@ -299,7 +310,7 @@ class Link:
             self._pinged.clear()
             self._ping_at = now + self._hb
             self.sending.connected(now, welcome.high)
-        self.inbox.connected()
+        self.inbox.connected((welcome.id, welcome.term))
         self.batch.news.append(Welcomed(welcome.name, welcome.id, welcome.term))
 
     def _again(self, now: int) -> None:
@@ -315,6 +326,8 @@ class Link:
             self._dial_at = max(self._dial_at, now + min(err.retry, 60_000))
             return
         self._stop(Parked(err.code, err.term, err.by, err.text))
+        if err.code != Code.CONFLICT:
+            self._dial_at = now + REFUSED_MS
 
     def _park(self, now: int, gone: wire.Gone) -> None:
         self.profile.mailbox = ""  # another's from now on, under whatever name
@@ -324,6 +337,7 @@ class Link:
         self._drop_queries(parked.text)
         self.inbox.connected()
         self.state = "parked"
+        self._dial_at = 0
         self._forget_term()
         self._take = 0
         self._close()
@@ -394,5 +408,6 @@ class Link:
     def _end(self, now: int, _command: Any) -> None:
         self._drop_queries("goodbye")
         self.state = "parked"
+        self._dial_at = 0
         self._close()
         self.batch.news.append(Ended())

@@ -94,6 +94,7 @@ class Loop:
     def start(self) -> None:
         """Read agent.db and begin to connect. StoreError or ConfigError when that cannot be."""
         keys = ensure_keys(self._home)
+        self.profile.life = self.profile.life or secrets.token_hex(8)
         self._link = self._new_link()
         self._link.book.term = 0  # another process is another session, which has not lost what its forerunner held
         self._context = zmq.Context()
@@ -338,8 +339,10 @@ class Loop:
                 return False
             self._poll(self._retry_at - now)
             return False
+        former = self._link.inbox
         try:
             self._link = self._new_link()
+            self._link.inbox.inherit(former)
         except StoreError as error:
             self._broken = error
             self._retry_at = max(self._retry_at, now + DISK_BACKOFF_MS[1])

@@ -149,6 +149,8 @@ class _Naming:
     base: str
     number: int = 1
     settled: bool = False
+    again: bool = False  # this session had a name, which the broker's database does not know as its own
+    lost: bool = False  # the name that was wanted is kept for a session whose connection was lost
     taken: set[int] = field(default_factory=set)  # terms we tried to take from the dead
 
 
@@ -205,8 +207,12 @@ class Session:
         once, self._once = self._once, []
         parked = self.loop.status().parked
         if parked is not None and self._naming.settled:
-            once.append(_parked_text(self.profile.name, parked))
+            once.append(self.off_the_bus(parked))
         return once
+
+    def off_the_bus(self, parked: Parked) -> str:
+        """Why nothing is sent or received, and who can change that."""
+        return _parked_text(self.profile.name, parked)
 
     async def known(self, timeout: float) -> bool:
         """Wait for the broker to say whether it knows us; whether we are connected then."""
@@ -245,10 +251,18 @@ class Session:
 
     def _welcomed(self, news: Welcomed) -> None:
         naming, asked = self._naming, self.who.asked
-        if not naming.settled and asked and news.name != asked:
+        if not naming.settled and not naming.again and asked and news.name != asked:
+            lost = "kept for a session whose connection was lost"
             self._once.append(
-                f"This session is called {news.name!r}: {asked!r} is in use by another living session. "
+                f"This session is called {news.name!r}: "
+                f"{asked!r} is {lost if naming.lost else 'in use by another living session'}. "
                 f'To have it all the same: set_status(name="{asked}", take=true).'
+            )
+        if naming.again and not naming.settled and news.name != naming.base:
+            self._once.append(
+                f"This session is called {news.name!r} now: at the broker {naming.base!r} belongs to another session "
+                "(its database was restored, or the name was taken while this session was away). Peers find this one "
+                "under the new name."
             )
         naming.settled = True
         self._sweep.begin()
@@ -266,8 +280,12 @@ class Session:
             log.error("the seat cannot be written: %s", error)
 
     def _parked(self, news: Parked) -> None:
-        """At the start another name will do; later only the user or the model may decide."""
+        """At the start another name will do; later only the user or the model may decide. A broker that refuses the
+        name as it does to a newcomer has forgotten this session: that is a start, too.
+        """
         naming = self._naming
+        if naming.settled and news.code == Code.CONFLICT and news.by.get("presence"):
+            naming = self._naming = _Naming(self.profile.name, again=True)
         if naming.settled:
             with contextlib.suppress(BusError):
                 self.seat.renamed(self.seat.name, self.profile.mailbox, self.profile.store)
@@ -279,6 +297,7 @@ class Session:
             naming.taken.add(news.term)
             self.loop.call(lambda link, now: link.knock(now, take=news.term))
             return
+        naming.lost = naming.lost or (naming.number == 1 and news.by.get("presence") == "lost")
         naming.number += 1
         name = numbered(naming.base, naming.number)
         self.loop.call(lambda link, now: link.knock(now, name))
@@ -287,7 +306,9 @@ class Session:
         pid, start = by.get("pid"), by.get("start")
         if by.get("host") != self.host or type(pid) is not int or not isinstance(start, str) or not start:
             return False
-        return by.get("living") is True and not alive(pid, start)
+        # An older broker tells only `living`, which is meant for a lost holder, too.
+        held = by["presence"] != "gone" if "presence" in by else by.get("living") is True
+        return held and not alive(pid, start)
 
 
 def numbered(base: str, number: int) -> str:
@@ -302,7 +323,10 @@ def _parked_text(name: str, parked: Parked) -> str:
             f"or received. Choose another with set_status(name=…), or take it back with "
             f'set_status(name="{name}", take=true).'
         )
-    return f"This session is not on the bus: {parked.text} (code {parked.code}; nothing is sent or received)."
+    return (
+        f"This session is not on the bus: {parked.text} (code {parked.code}; nothing is sent or received; "
+        "it is tried again every minute)."
+    )
 
 
 def _git_dir(path: Path) -> Path | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent import render
 from agent.asks import Answer
-from agent.delivery.piggyback import BUDGET, counted, letter_of, plain
+from agent.delivery.piggyback import BUDGET, counted, fitting, letter_of, plain
 from agent.effects import Settled
 from agent.inbox import Letter
 from agent.link import Link
@@ -77,6 +77,8 @@ def queued(desk: Desk, ident: str) -> str:
     status = desk.session.loop.status()
     if status.connected:
         return f"queued (id {ident}): the broker has not confirmed it yet; it is on disk and goes out by itself."
+    if status.parked is not None:
+        return f"queued (id {ident}): {desk.session.off_the_bus(status.parked)} It is on disk and waits for that."
     since = render.age(desk.session.loop.clock() - status.since_ms)
     return (
         f"queued (id {ident}): broker not reachable since {since} ({status.reason or 'no connection'}); "
@@ -187,15 +189,16 @@ async def _filtered(
 ) -> tuple[str, int, int]:
     answer = await query(desk, "inbox", {**filters, "unread": unread, "limit": limit})
     found = [letter_of(value, body, desk.session.loop.clock()) for value, body in answer.rows]
-    return await _show(desk, found, peek, not unread, unfiltered=unread and not filters)
+    return await _show(desk, found, peek, not unread, limit if unread and not filters else 0)
 
 
 async def _show(
-    desk: Desk, found: Sequence[Letter], peek: bool, read_too: bool, unfiltered: bool
+    desk: Desk, found: Sequence[Letter], peek: bool, read_too: bool, unfiltered: int
 ) -> tuple[str, int, int]:
     """Render what was found: unread ones are offered first, those that were read are only shown again.
 
-    The rest that is counted is that of `found`, or of everything where nothing was filtered.
+    The rest that is counted is that of `found`, or of everything where nothing was filtered; then `unfiltered` is how
+    many were wanted.
     """
 
     def choose(link: Link, now: int) -> tuple[list[Letter], int, int]:
@@ -206,7 +209,13 @@ async def _show(
             read = line is not None and line.state == "shown"
             if not desk.asks.reserved(letter) and (not read or read_too):
                 wanted.append(letter)
-        first = wanted[: render.fitting(plain(wanted), now, BUDGET)]
+        if unfiltered:
+            # The broker told the oldest ones; a task that waits here behind many notes goes before the last of them.
+            told = {letter.key for letter in wanted}
+            wanted += [x for x in link.inbox.waiting() if x.wakes and x.key not in told and not desk.asks.reserved(x)]
+            chosen = {x.key for x in sorted(wanted, key=lambda letter: not letter.wakes)[:unfiltered]}
+            wanted = [letter for letter in wanted if letter.key in chosen]
+        first = fitting(wanted, now, BUDGET)
         given = first if peek else desk.mail.offer(link, now, desk.call, first)
         keys = {letter.key: letter for letter in given}
         # What another path has in its hands is that path's to show.
@@ -267,7 +276,7 @@ async def ack(desk: Desk, args: Args) -> str:
         lines.append(f"acknowledged {len(idents)}")
     except TimeoutError:
         doubt = "" if found else ", and so far nobody could check the ids"
-        lines.append(f"queued: {len(idents)} acknowledged on disk; goes out when the broker is reachable{doubt}")
+        lines.append(f"queued: {len(idents)} acknowledged on disk; goes out when this session is connected{doubt}")
     if note:
         lines += [await _note(desk, sender, ident, note) for sender, ident in (found or {}).items()]
     return "; ".join(lines)

@@ -48,8 +48,9 @@ class Settings:
 @dataclass(slots=True)
 class Session:
     """One open route. `open` tells of what was pushed and is unsettled its number in the mailbox and the number it
-    went under, in order; `todo` is what is still to push. `mine` is the highest number of the outbox that is known to
-    be this client's own request.
+    went under, in order; `quiet` are those of it that wake nobody. `todo` is what wakes and is still to push,
+    `todo_quiet` the rest. `mine` is the highest number of the outbox that is known to be this client's own request.
+    `life` tells the processes of one instance apart.
     """
 
     route: bytes
@@ -65,8 +66,11 @@ class Session:
     prev: int = 0
     pushed: int = 0
     mine: int = 0
+    life: str = ""
     open: dict[int, int] = field(default_factory=dict)
+    quiet: set[int] = field(default_factory=set)
     todo: deque[int] = field(default_factory=deque)
+    todo_quiet: deque[int] = field(default_factory=deque)
     parked: wire.Gone | None = None
 
 
@@ -202,8 +206,11 @@ class Core:
             return "open"
         if not mailbox.inst:
             return "gone"
-        lost = self.lost_at.get(mailbox.id, self.started)
-        return "lost" if self.now - lost < self.settings.lease else "gone"
+        return "lost" if self.lease_left(mailbox) > 0 else "gone"
+
+    def lease_left(self, mailbox: Mailbox) -> int:
+        """How long, in ms, a mailbox that lost its holder is kept for it; 0 or less when that time is over."""
+        return self.lost_at.get(mailbox.id, self.started) + self.settings.lease - self.now
 
     def octets(self, mailbox: Mailbox) -> int:
         """Octets of unsettled text in a mailbox, held mail included."""

@@ -47,10 +47,9 @@ def arrive(core: Core, mailbox: Mailbox, pending: Pending) -> None:
     session = core.holder(mailbox)
     if session is None:
         return
-    session.todo.append(pending.n)
-    if len(session.open) < wire.WINDOW:
-        push(core, session, mailbox)
-    else:
+    (session.todo if pending.wakes else session.todo_quiet).append(pending.n)
+    push(core, session, mailbox)
+    if session.todo or session.todo_quiet:
         core.crowded[session.route] = None
 
 
@@ -67,21 +66,70 @@ def start_chain(core: Core, session: Session, mailbox: Mailbox) -> None:
     """Everything unsettled is to be pushed, from the beginning, with `prev` 0."""
     session.prev = 0
     session.open.clear()
-    session.todo = deque(mailbox.pending)
+    session.quiet.clear()
+    session.todo = deque(n for n, pending in mailbox.pending.items() if pending.wakes)
+    session.todo_quiet = deque(n for n, pending in mailbox.pending.items() if not pending.wakes)
     push(core, session, mailbox)
-    if session.todo:
+    if session.todo or session.todo_quiet:
         core.crowded[session.route] = None
+
+
+def _next(session: Session, mailbox: Mailbox) -> int:
+    """What is pushed next, the lower number first; 0 for nothing. Of what wakes nobody, which may wait for long until
+    it is shown, only so much is pushed that the rest of the window is free for what wakes.
+    """
+    pending, todo, quiet = mailbox.pending, session.todo, session.todo_quiet
+    while todo and todo[0] not in pending:
+        todo.popleft()
+    if len(session.quiet) < wire.WINDOW_QUIET:
+        while quiet and quiet[0] not in pending:
+            quiet.popleft()
+        if quiet and (not todo or quiet[0] < todo[0]):
+            return quiet.popleft()
+    return todo.popleft() if todo else 0
+
+
+def begin_life(core: Core, session: Session, mailbox: Mailbox) -> None:
+    """Another process of a client gets the mail: what was pushed until now, the one before it may have shown."""
+    if mailbox.life != session.life:
+        mailbox.life = session.life
+        mailbox.former, mailbox.former_quiet = mailbox.pushed, mailbox.pushed_quiet
+        core.changed(mailbox)
+
+
+def end_life(core: Core, session: Session, mailbox: Mailbox, begun: wire.Ranges) -> None:
+    """A process has ended in good order. It began to show what it names; the rest is as if it was never pushed."""
+    for n, pushed in session.open.items():
+        pending = mailbox.pending.get(n)
+        if pending is not None and any(a <= pushed <= b for a, b in begun):
+            offered(core, mailbox, pending, core.now, "")
+    mailbox.life = ""
+    mailbox.pushed, mailbox.pushed_quiet = mailbox.former, mailbox.former_quiet
+    core.changed(mailbox)
+
+
+def _seen_before(core: Core, mailbox: Mailbox, pending: Pending, wakes: bool) -> bool:
+    """Take note that it is pushed now. Whether an earlier process may have seen it: it was pushed there.
+
+    What is noted is on the disk before anything leaves, in a row that is written with new mail anyway.
+    """
+    n = pending.n
+    if n > (mailbox.pushed if wakes else mailbox.pushed_quiet) and core.writable:
+        if wakes:
+            mailbox.pushed = n
+        else:
+            mailbox.pushed_quiet = n
+        core.changed(mailbox)
+    return pending.status == "offered" or n <= (mailbox.former if wakes else mailbox.former_quiet)
 
 
 def push(core: Core, session: Session, mailbox: Mailbox) -> None:
     """Fill the window."""
-    while session.todo and len(session.open) < wire.WINDOW:
-        n = session.todo.popleft()
-        pending = mailbox.pending.get(n)
-        if pending is None:
-            continue
+    while len(session.open) < wire.WINDOW and (n := _next(session, mailbox)):
+        pending = mailbox.pending[n]
+        wakes = pending.wakes
         ttl = max(1, pending.expires - core.now) if pending.expires else 0
-        again = pending.status == "offered"
+        again = _seen_before(core, mailbox, pending, wakes)
         # A number of the route's own: an ACK that crosses a change of mailbox must not fit another message there.
         session.pushed += 1
         core.batch.sends.append(
@@ -98,6 +146,8 @@ def push(core: Core, session: Session, mailbox: Mailbox) -> None:
             )
         )
         session.prev = session.open[n] = session.pushed
+        if not wakes:
+            session.quiet.add(n)
 
 
 def settle(core: Core, session: Session, ack: wire.Ack) -> None:
@@ -119,6 +169,7 @@ def leave(core: Core, mailbox: Mailbox, n: int, status: str, proof: str, when: i
     session = core.holder(mailbox)
     if session is not None:
         session.open.pop(n, None)
+        session.quiet.discard(n)
     senders = core.numbers(mailbox).get(pending.msg, {})
     senders.pop(pending.sender, None)
     if not senders:
@@ -160,8 +211,18 @@ def let_go(core: Core, session: Session, mailbox: Mailbox) -> None:
         if pending is not None and pending.expires:
             core.at(max(pending.expires, core.now + core.settings.lease), "expire", mailbox.id, n)
     session.open.clear()
+    session.quiet.clear()
     session.todo.clear()
+    session.todo_quiet.clear()
     session.holds = False
+
+
+def offered(core: Core, mailbox: Mailbox, pending: Pending, when: int, proof: str) -> None:
+    """A path of the recipient's agent has it, or had it; the first time counts."""
+    if pending.status == "stored":
+        pending.status = "offered"
+        core.write(Move(mailbox.id, pending.n, "offered", when, proof, False))
+        tell(core, mailbox, pending.msg, "offered", when, proof, pending)
 
 
 def step(core: Core, mailbox: Mailbox, status: str, ident: str, when: int, proof: str) -> None:
@@ -170,10 +231,7 @@ def step(core: Core, mailbox: Mailbox, status: str, ident: str, when: int, proof
     found = core.numbers_of(mailbox, host, msg)
     if found and status == "offered":
         for pending in (mailbox.pending[n] for n in found):
-            if pending.status == "stored":
-                pending.status = "offered"
-                core.write(Move(mailbox.id, pending.n, "offered", when, proof, False))
-                tell(core, mailbox, msg, "offered", when, proof, pending)
+            offered(core, mailbox, pending, when, proof)
         return
     if len(found) != 1:
         if status == "offered":

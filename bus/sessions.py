@@ -11,7 +11,7 @@ from typing import Any
 
 from bus import names, wire
 from bus.core import Core, Session, Who
-from bus.deliveries import let_go, start_chain
+from bus.deliveries import begin_life, end_life, let_go, start_chain
 from bus.errors import Code, Refused
 from bus.plain import is_plain
 from bus.world import Mailbox
@@ -30,7 +30,7 @@ def open_session(core: Core, route: bytes, who: Who, hello: wire.Hello) -> None:
         term = refused.extra.get("term", 0)
         by: Any = refused.extra.get("by", {})
         core.count("hello refused")
-        retry = 1000 if refused.code is Code.BUSY else 0
+        retry = int(str(refused.extra.get("retry", 1000))) if refused.code is Code.BUSY else 0
         core.send(
             route,
             wire.Err(refused.code, "HELLO", term=int(str(term)), by=by, retry=retry, text=wire.clip(str(refused))),
@@ -48,6 +48,7 @@ def admit(core: Core, route: bytes, who: Who, hello: wire.Hello) -> Session:
         raise Refused(Code.INVALID, f"mode {hello.mode[:20]!r} is none of hold, send, view")
     hb = min(max(hello.hb, 1000), 60_000)
     session = Session(route, who, hello.mode, hello.inst[:128], "", "", hb, core.now)
+    session.life = hello.life[:64] or session.inst  # an older client does not say
     if hello.mode != "view":
         if who.role == "observer":
             raise Refused(
@@ -124,14 +125,22 @@ def hold(core: Core, session: Session, name: str, hello: wire.Hello) -> None:
                 Code.CONFLICT,
                 f"{name!r} is the mailbox of another project, {brief(theirs)} (choose another name, or take it)",
                 term=mailbox.term,
-                by=describe(mailbox, False),
+                by=describe(mailbox, presence),
             )
     elif hello.take != mailbox.term:
+        told: dict[str, Any] = {"term": mailbox.term, "by": describe(mailbox, presence)}
+        if presence == "lost" and hello.term:
+            # The holder this database knows may be one of long ago, in an older copy. Only its lease is waited for.
+            left = core.lease_left(mailbox)
+            text = f"{waits_for(core, name, mailbox)} (it is tried again by itself)"
+            raise Refused(Code.BUSY, text, **told, retry=left)
+        if presence == "lost":
+            raise Refused(Code.CONFLICT, f"{waits_for(core, name, mailbox)} (wait, or choose another name)", **told)
         text = f"{name!r} is held by a living session (take it, or choose another name)"
-        if hello.term:
+        if hello.term and was_displaced(core, mailbox, hello):
             session.parked = wire.Gone(Code.CONFLICT, mailbox.term, mailbox.inst, wire.clip(text))
             return
-        raise Refused(Code.CONFLICT, text, term=mailbox.term, by=describe(mailbox, True))
+        raise Refused(Code.CONFLICT, text, **told)
     displace(core, mailbox, session.inst)
     occupy(core, session, mailbox, hello.meta, rise=True)
 
@@ -142,11 +151,32 @@ def held_by(core: Core, session: Session) -> Mailbox | None:
     return next(found, None) if session.inst else None
 
 
-def describe(mailbox: Mailbox, living: bool) -> dict[str, Any]:
-    """Who holds a mailbox, for the one who wanted it."""
+def waits_for(core: Core, name: str, mailbox: Mailbox) -> str:
+    """What is true of a name whose holder is lost."""
+    seconds = -(-core.lease_left(mailbox) // 1000)
+    return f"{name!r} is kept for {seconds} s more for a session whose connection was lost"
+
+
+def was_displaced(core: Core, mailbox: Mailbox, hello: wire.Hello) -> bool:
+    """Whether a session that held a mailbox once lost it to the present holder, as far as this database knows.
+
+    In an older copy it may never have held this one, or not yet: then it is a newcomer here. A client that does not
+    say which mailbox it means is believed to mean this one.
+    """
+    if not hello.id:
+        return True
+    known = core.world.mailboxes.get(hello.id) if hello.store == core.world.store else None
+    if known is mailbox:
+        return hello.term < mailbox.term
+    return known is not None and bool(known.meta.get("stale"))  # it was set aside for the holder of this one
+
+
+def describe(mailbox: Mailbox, presence: str) -> dict[str, Any]:
+    """Who holds a mailbox, or held it last, for the one who wanted it."""
     meta = mailbox.meta
     told: dict[str, Any] = {k: brief(meta[k]) for k in ("pid", "start", "host", "cwd", "project") if k in meta}
-    return {**told, "inst": mailbox.inst, "living": living, "name": mailbox.name, "id": mailbox.id}
+    known = {"inst": mailbox.inst, "living": presence == "open", "presence": presence}
+    return {**told, **known, "name": mailbox.name, "id": mailbox.id}
 
 
 def brief(value: Any, limit: int = BRIEF_MAX) -> Any:
@@ -177,6 +207,7 @@ def occupy(core: Core, session: Session, mailbox: Mailbox, meta: dict[str, Any],
         mailbox.meta = known if len(wire.pack(known)) <= META_ALL_MAX else dict(meta)
     session.mailbox = mailbox.id
     session.holds = True
+    begin_life(core, session, mailbox)
     core.holders[mailbox.id] = session.route
     core.lost_at.pop(mailbox.id, None)
     core.changed(mailbox)
@@ -245,6 +276,8 @@ def goodbye(core: Core, session: Session, bye: wire.Bye) -> None:
     mailbox = core.world.mailboxes.get(session.mailbox)
     if mailbox is None or not session.holds:
         return
+    if bye.begun is not None:
+        end_life(core, session, mailbox, bye.begun)
     let_go(core, session, mailbox)
     core.lost_at[mailbox.id] = core.now
     mailbox.active = core.now

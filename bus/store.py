@@ -168,9 +168,11 @@ class Store:
             if head:
                 world.seq, world.chain = head
             columns = "id, key, host, name, term, inst, top, active, meta"
-            for row in self._db.execute(f"SELECT {columns} FROM mailboxes ORDER BY row"):
+            marks = "life, pushed, pushed_quiet, former, former_quiet"
+            for row in self._db.execute(f"SELECT {columns}, {marks} FROM mailboxes ORDER BY row"):
                 mailbox = world.mailboxes[row[0]] = Mailbox(*row[:8])
                 mailbox.meta = json.loads(row[8])
+                mailbox.life, mailbox.pushed, mailbox.pushed_quiet, mailbox.former, mailbox.former_quiet = row[9:]
             for box, n, msg, sender, kind, size, expires, status, quiet, why, ts in self._db.execute(_PENDING):
                 pending = Pending(n, msg, sender, kind, size, expires, status, bool(quiet), why, ts)
                 mailbox = world.mailboxes[box]

@@ -76,10 +76,20 @@ INSERT INTO search (search, rank) VALUES ('crisismerge', 1000);
 INSERT INTO search (search, rank) VALUES ('usermerge', 8)
 """
 
+# What was pushed, so that what a former process of an agent may have shown is marked as that, after a restart too.
+_V4 = """
+ALTER TABLE mailboxes ADD COLUMN life TEXT NOT NULL DEFAULT '';
+ALTER TABLE mailboxes ADD COLUMN pushed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE mailboxes ADD COLUMN pushed_quiet INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE mailboxes ADD COLUMN former INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE mailboxes ADD COLUMN former_quiet INTEGER NOT NULL DEFAULT 0
+"""
+
 MIGRATIONS = (
     _V1,
     _V2,
     _V3,
+    _V4,
 )  # entry i brings a database of version i to version i + 1; an entry that was released stays as is
 
 

@@ -53,9 +53,12 @@ _PAUSE = "INSERT INTO paused VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET since
 _RESUME = "DELETE FROM paused WHERE key = ?"
 _REFUSAL = "INSERT INTO refusals (sender, msg, name, host, code, text, ts) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _MAILBOX = (
-    "INSERT INTO mailboxes (id, key, host, name, term, inst, top, active, meta) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "INSERT INTO mailboxes (id, key, host, name, term, inst, top, active, meta, "
+    "life, pushed, pushed_quiet, former, former_quiet) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (id) DO UPDATE SET key = excluded.key, host = excluded.host, name = excluded.name, "
-    "term = excluded.term, inst = excluded.inst, top = excluded.top, active = excluded.active, meta = excluded.meta"
+    "term = excluded.term, inst = excluded.inst, top = excluded.top, active = excluded.active, meta = excluded.meta, "
+    "life = excluded.life, pushed = excluded.pushed, pushed_quiet = excluded.pushed_quiet, "
+    "former = excluded.former, former_quiet = excluded.former_quiet"
 )
 _OUTBOX = (
     "INSERT INTO outboxes (id, key, high, floor) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
@@ -171,7 +174,8 @@ class Plan:
             meta = json.dumps(m.meta, ensure_ascii=False, separators=(",", ":"))
         except (TypeError, ValueError, RecursionError) as error:
             raise StoreError(f"meta of mailbox {m.id} is no plain data: {error}") from error
-        self._put("mailboxes", _MAILBOX, (m.id, m.key, m.host, m.name, m.term, m.inst, m.top, m.active, meta))
+        marks = (m.life, m.pushed, m.pushed_quiet, m.former, m.former_quiet)
+        self._put("mailboxes", _MAILBOX, (m.id, m.key, m.host, m.name, m.term, m.inst, m.top, m.active, meta, *marks))
 
     def _outbox(self, w: PutOutbox) -> None:
         self._put("outboxes", _OUTBOX, (w.outbox.id, w.outbox.key, w.outbox.high, w.outbox.floor))

@@ -28,6 +28,7 @@ STATE_KEYS = 4096
 STATE_VALUE_MAX = 65536
 OPEN_REQUESTS = 64
 WINDOW = 64
+WINDOW_QUIET = 48
 RATE_PER_S = 60
 RATE_BURST = 600
 HEARTBEAT_MS = 5000
@@ -59,6 +60,7 @@ class Hello:
     meta: dict[str, Any] = field(default_factory=dict)
     id: str = ""
     store: str = ""
+    life: str = ""
 
 
 @record
@@ -95,6 +97,7 @@ class Ping:
 @record
 class Bye:
     leave: bool = False
+    begun: Ranges | None = None
 
 
 @record
@@ -258,7 +261,9 @@ class Spec:
     rows: tuple[tuple[str, str, bool, Any], ...]  # key, attribute, required and default of each: quicker than fields
 
 
-_TYPES = {"int": "num", "str": "text", "bool": "flag", "dict[str, Any]": "map", "Ranges": "ranges"}
+_TYPES = {"int": "num", "str": "text", "bool": "flag", "dict[str, Any]": "map"} | dict.fromkeys(
+    ("Ranges", "Ranges | None"), "ranges"
+)
 
 
 def _spec(cls: type[Any], sender: str, body: str = "none") -> Spec:

@@ -27,10 +27,20 @@ class Pending:
     why: str = ""
     ts: int = 0
 
+    @property
+    def wakes(self) -> bool:
+        """Whether it may start something; what may not waits until something else is shown."""
+        return self.kind == "task" and not self.quiet
+
 
 @dataclass(slots=True)
 class Mailbox:
-    """One mailbox: who owns it, who holds it, what waits in it, and what is held back from it."""
+    """One mailbox: who owns it, who holds it, what waits in it, and what is held back from it.
+
+    `pushed` is the highest number that was pushed of what wakes, `pushed_quiet` of the rest: each of the two kinds is
+    pushed in order. `life` is the process of the client that it went to, `former` and `former_quiet` are the marks as
+    they were at the start of that process.
+    """
 
     id: str
     key: str
@@ -41,6 +51,11 @@ class Mailbox:
     top: int = 0
     active: int = 0  # last heard from, ms since 1970
     meta: dict[str, Any] = field(default_factory=dict)
+    life: str = ""
+    pushed: int = 0
+    pushed_quiet: int = 0
+    former: int = 0
+    former_quiet: int = 0
     pending: dict[int, Pending] = field(default_factory=dict)
     held: dict[int, Pending] = field(default_factory=dict)
 

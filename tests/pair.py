@@ -65,7 +65,7 @@ class Bench:
         self.keep_news = keep_news
         self.conns: dict[bytes, Conn] = {}
         self.seats: list[Seat] = []
-        self._routes = 0
+        self._routes = self._lives = 0
         self.hub = hub(self, empty_store(), settings or Settings())
 
     def new_id(self) -> str:
@@ -73,6 +73,11 @@ class Bench:
 
     def new_row_id(self) -> str:
         return "".join(self.random.choices("abcdefghijklmnopqrstuvwxyz234567", k=16))
+
+    def new_life(self) -> str:
+        """What tells one process of an agent from the next."""
+        self._lives += 1
+        return f"life {self._lives}"
 
     def seat(
         self,
@@ -89,7 +94,8 @@ class Bench:
         outbox: Outbox | None = None,
     ) -> Seat:
         """One more agent; keys follow hosts unless said otherwise."""
-        profile = Profile(mode, inst or f"{name}#{len(self.seats)}", name, hb, meta or {})
+        inst = inst or f"{name}#{len(self.seats)}"
+        profile = Profile(mode, inst, name, hb, meta or {}, life=self.new_life())
         seat = kind(self, profile, Who(key or f"key of {host}", host, role), outbox or empty_outbox())
         self.seats.append(seat)
         return seat

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bus import wire
 from bus.broker import SESSIONS, Broker
 from bus.core import Who
+from bus.effects import PutMailbox
 from bus.errors import LocalError
 from bus.wire import Bye, Err, Gone, Pong, Rep, Welcome
 from bus.world import World
@@ -160,6 +161,7 @@ def test_held_by_a_living_other() -> None:
         "cwd": "/w",
         "inst": "a",
         "living": True,
+        "presence": "open",
         "name": "api",
         "id": err.by["id"],
     }
@@ -197,8 +199,70 @@ def test_the_id_of_a_mailbox_of_a_living_other_is_no_claim() -> None:
     (told,) = rig.hello(A, "api")
     known = {"id": told.id, "store": told.store}
     assert rig.hello(B, "former", **known)[0].code == 409
-    assert isinstance(rig.hello(C, "former", term=1, **known)[0], Gone)
     assert rig.hello(D, "former", take=1, **known)[0].term == 2
+    assert isinstance(rig.hello(C, "former", term=1, **known)[0], Gone)
+
+
+# -- a broker that was restored from an older copy ---------------------------------------------------------------
+
+
+def test_a_holder_that_is_lost_is_not_alive_to_one_that_held_it_later() -> None:
+    """The database is a copy of before b took over: it knows a, who will never come back."""
+    rig = in_state("open")
+    (told,) = rig.hello(B, "api", take=1)
+    known = {"term": told.term, "id": told.id, "store": told.store}
+    rig.store.apply([PutMailbox(dataclasses.replace(rig.broker.world.mailboxes[told.id], inst="a", term=1))])
+    rig.restart()
+    rig.pass_time(5_000)
+    (err,) = rig.hello(C, "api", inst="b", **known)
+    assert (err.code, err.of, err.retry, err.term) == (503, "HELLO", 10_000, 1)
+    assert (err.by["living"], err.by["presence"]) == (False, "lost") and "living" not in err.text
+    (err,) = rig.hello(D, "api")
+    assert (err.code, err.term, err.retry) == (409, 1, 0), "a newcomer may choose another name, or take it"
+    assert (err.by["living"], err.by["presence"]) == (False, "lost") and "living" not in err.text
+    rig.pass_time(10_000)
+    (welcome,) = rig.hello(C, "api", inst="b", **known)
+    assert (welcome.id, welcome.term) == (told.id, 2)
+
+
+def test_a_lost_holder_that_comes_back_within_its_lease_has_it() -> None:
+    rig = in_state("open")
+    (told,) = rig.hello(B, "api", take=1)
+    rig.broker.lost(rig.now, B)
+    assert rig.hello(A + b"2", "api", inst="a", term=1, id=told.id, store=told.store)[0].code == 503
+    assert rig.hello(C, "api", inst="b", term=2, id=told.id, store=told.store)[0].term == 2
+    (gone,) = rig.hello(A + b"3", "api", inst="a", term=1, id=told.id, store=told.store)
+    assert isinstance(gone, Gone), "it was displaced, and its holder lives"
+
+
+@pytest.mark.parametrize("why", ["a later term", "another mailbox", "another store"])
+def test_who_was_never_displaced_here_is_refused_as_a_newcomer(why: str) -> None:
+    """It may go on under another name at once; GONE would park it until a person decides."""
+    rig = in_state("open")
+    (mailbox,) = rig.broker.world.mailboxes.values()
+    known = {"term": 3, "id": mailbox.id, "store": rig.broker.world.store}
+    known |= {"another mailbox": {"id": "00000000"}, "another store": {"store": "f" * 32}}.get(why, {})
+    (err,) = rig.hello(B, "api", **known)
+    assert (err.code, err.by["presence"]) == (409, "open")
+
+
+def test_who_held_what_was_set_aside_was_displaced() -> None:
+    rig = in_state("open")
+    (known,) = rig.broker.world.mailboxes.values()
+    rig.hello(B, "web")
+    assert rig.req(B, "take", {"name": "api", "term": 1, "fresh": True}).code == 200
+    (gone,) = rig.hello(C, "api", inst="a", term=1, id=known.id, store=rig.broker.world.store)
+    assert isinstance(gone, Gone)
+
+
+def test_a_lost_holder_is_not_called_living_by_the_operation() -> None:
+    rig = in_state("open")
+    rig.hello(B, "web")
+    rig.broker.lost(rig.now, A)
+    rep = rig.req(B, "take", {"name": "api"})
+    assert (rep.code, rep.result["term"], rep.result["by"]["presence"]) == (409, 1, "lost")
+    assert "living" not in rep.text
+    assert rig.req(B, "take", {"name": "api", "term": 1}).code == 200
 
 
 @pytest.mark.parametrize("why", ["another store", "another key", "set aside", "unknown", "no store"])

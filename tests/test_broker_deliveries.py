@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from bus.core import Settings
 from bus.wire import Msg, Pong, Welcome
 from tests.pair import START, Direct
 
-A, B, C = b"a", b"b", b"c"
+A, B, C, D = b"a", b"b", b"c", b"d"
 
 
 def bus(mails: int = 0, **args: Any) -> Direct:
@@ -108,6 +109,120 @@ def test_what_a_restart_pushes() -> None:
     rig.restart()
     (_, *mail) = rig.hello(C, "web", inst="b")
     assert [(m.n, m.prev, m.again) for m in mail] == [(1, 0, False), (2, 1, True)]
+
+
+# -- what wakes nobody leaves room ---------------------------------------------------------------------------------
+
+
+def kinds(said: list[Any]) -> str:
+    return "".join(m.kind[0] for m in said if isinstance(m, Msg))
+
+
+def test_a_task_goes_past_notes_that_wait() -> None:
+    rig = bus(60, kind="note")
+    assert len(rig.say(B, {"c": "ACK", "ranges": [], "resync": True})) == 49, "48 notes, and a PONG"
+    rig.req(A, "send", {"to": ["web"]}, b"x")
+    msg, told = rig.sent[B]
+    assert (msg.kind, told.k, told.more) == ("task", 0, 12), "what waits beyond the window is told anew"
+    for _ in range(20):
+        rig.req(A, "send", {"to": ["web"]}, b"x")
+    assert rig.say(B, {"c": "PING", "k": 9})[0].more == 12 + 5, "a window is a window"
+    first = msg.n - 48
+    said = rig.say(B, {"c": "ACK", "ranges": [[first, first + 1]]})
+    assert kinds(said) == "nn", "the oldest first, where both may be pushed"
+    assert kinds(rig.say(B, {"c": "ACK", "ranges": [[msg.n, msg.n + 1]]})) == "tt", "no room for more notes"
+
+
+def test_quiet_tasks_are_as_notes() -> None:
+    rig = Direct(Settings(wakes=1))
+    for route, name in ((A, "api"), (B, "web"), (C, "loud")):
+        rig.hello(route, name)
+    rig.req(C, "send", {"to": ["web"]}, b"x")
+    rig.pass_time(11_000)
+    rig.hello(C, "loud", inst="c")
+    for _ in range(70):
+        rig.req(C, "send", {"to": ["web"]}, b"x")
+    rig.who[D] = rig.who[A]
+    rig.hello(B, "web")
+    rig.hello(D, "person", mode="send", meta={"kind": "human"})
+    rig.req(D, "send", {"to": ["web"]}, b"from the owner")
+    (msg, *_) = rig.sent[B]
+    assert (msg.quiet, msg.body) == (False, b"from the owner")
+
+
+def test_what_is_released_goes_past_notes_as_well() -> None:
+    rig = bus(60, kind="note")
+    rig.hello(D, "person", mode="send", meta={"kind": "human"})
+    assert rig.req(D, "pause", {"on": True}).code == 200
+    rig.req(A, "send", {"to": ["web"]}, b"held")
+    assert B not in rig.sent
+    assert rig.req(D, "pause", {"on": False}).code == 200
+    assert [m.body for m in rig.sent[B] if isinstance(m, Msg)] == [b"held"]
+
+
+# -- again ---------------------------------------------------------------------------------------------------------
+
+
+def again(said: list[Any]) -> list[bool]:
+    return [m.again for m in said if isinstance(m, Msg)]
+
+
+def alive(mails: int = 0, **args: Any) -> Direct:
+    """As bus(), and b tells which of its lives it is."""
+    rig = Direct()
+    rig.hello(A, "api")
+    rig.hello(B, "web", life="one")
+    for _ in range(mails):
+        rig.req(A, "send", {"to": ["web"], **args}, b"x")
+    return rig
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_was_pushed_to_an_earlier_life_is_marked(restart: bool) -> None:
+    rig = alive(2)
+    if restart:
+        rig.restart()
+    assert again(rig.hello(C, "web", inst="b", life="one")) == [False, False], "the same process knows what it did"
+    if restart:
+        rig.restart()
+    assert again(rig.hello(D, "web", inst="b", life="two")) == [True, True]
+    rig.hello(A + A, "api", inst="a", ob=A.hex().rjust(32, "0"))
+    rig.outboxes[A + A] = rig.outboxes[A]
+    rig.req(A + A, "send", {"to": ["web"]}, b"x")
+    assert again(rig.sent[D]) == [False]
+    assert again(rig.hello(C, "web", inst="b", life="two")) == [True, True, False]
+
+
+def test_what_was_never_pushed_is_not_marked() -> None:
+    rig = alive(60, kind="note")
+    for _ in range(3):
+        rig.req(A, "send", {"to": ["web"]}, b"x")
+    told = rig.hello(C, "web", inst="b", life="two")
+    assert (kinds(told), set(again(told))) == ("n" * 48 + "ttt", {True})
+    said = rig.say(C, {"c": "ACK", "ranges": [[1, 48]]})
+    assert (kinds(said), again(said)) == ("n" * 12, [False] * 12), "they lay beyond the window"
+
+
+def test_an_older_client_has_the_life_of_its_instance() -> None:
+    rig = bus(1)
+    assert again(rig.hello(C, "web", inst="b")) == [False]
+    rig.say(C, {"c": "BYE", "leave": True})
+    assert again(rig.hello(D, "web")) == [True]
+
+
+def test_a_goodbye_that_tells_what_was_begun() -> None:
+    rig = alive(3)
+    rig.say(B, {"c": "BYE", "leave": True, "begun": [[2, 2]]})
+    assert rig.topics() == ["msg.offered", "peer.gone"]
+    assert again(rig.hello(C, "web", life="two")) == [False, True, False]
+
+
+def test_a_goodbye_that_does_not_tell_forgets_nothing() -> None:
+    rig = alive(2)
+    rig.say(B, {"c": "BYE", "leave": True})
+    assert again(rig.hello(C, "web", life="two")) == [True, True]
+    rig.say(C, {"c": "BYE", "leave": True, "begun": []})
+    assert again(rig.hello(D, "web", life="three")) == [True, True], "what the first may have shown stays marked"
 
 
 # -- time ----------------------------------------------------------------------------------------------------------

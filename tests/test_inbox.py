@@ -139,6 +139,16 @@ def test_unshown_for_certain_is_as_if_never_offered() -> None:
     assert rig.take() == Batch()
 
 
+def test_what_several_paths_give_back_is_in_order() -> None:
+    rig = Rig()
+    rig.hear(*(msg(n, n - 1) for n in range(1, 5)))
+    rig.offer("m1")
+    rig.offer("m2", "m3")
+    rig.inbox.unshown(["h/m1"], certain=True)
+    rig.inbox.unshown(["h/m2", "h/m3"], certain=True)
+    assert rig.waiting() == ["m1", "m2", "m3", "m4"]
+
+
 def test_unshown_perhaps_is_a_possible_repeat() -> None:
     rig = Rig()
     rig.hear(msg(1, 0))
@@ -149,6 +159,56 @@ def test_unshown_perhaps_is_a_possible_repeat() -> None:
     rig.inbox.unshown(["h/m1"], certain=True)
     assert [x.repeat for x in rig.inbox.waiting()] == [True], "a doubt of old stays"
     assert "h/m1" in rig.book.ledger
+
+
+def test_a_mark_for_what_this_process_did_itself() -> None:
+    """It came unmarked first, so nobody had it before, and what was done with it since is known here."""
+    rig = Rig()
+    rig.inbox.connected(("box", 4))
+    rig.hear(msg(1, 0), msg(2, 1, again=True))
+    rig.offer("m1")
+    rig.inbox.unshown(["h/m1"], certain=True)
+    rig.inbox.connected(("box", 4))
+    rig.hear(msg(1, 0, again=True), msg(2, 1, again=True))
+    assert [x.repeat for x in rig.inbox.waiting()] == [False, True]
+    later = Inbox(rig.book, lambda: rig.batch)
+    later.inherit(rig.inbox)
+    later.connected(("box", 4))
+    later.take_in(rig.now, msg(1, 0, again=True), 0)
+    assert [x.repeat for x in later.waiting()] == [False], "the disk refused a batch, the process is the same"
+
+
+@pytest.mark.parametrize("term", [("box", 5), ("other", 4), None])
+def test_a_mark_after_somebody_else_may_have_held_it(term: tuple[str, int] | None) -> None:
+    rig = Rig()
+    rig.inbox.connected(("box", 4))
+    rig.hear(msg(1, 0))
+    rig.inbox.connected(term)
+    rig.inbox.connected(term or ("box", 4))
+    rig.hear(msg(1, 0, again=True))
+    assert [x.repeat for x in rig.inbox.waiting()] == [True]
+
+
+def test_a_goodbye_tells_what_was_begun() -> None:
+    rig = Rig()
+    rig.hear(*(msg(n, n - 1) for n in range(1, 6)))
+    rig.offer("m2")
+    rig.show("m4")
+    rig.take()
+    assert rig.inbox.leave(7) == [[2, 2], [4, 4]], "whether the ACK arrived is not known"
+    assert rig.waiting() == [] and rig.inbox.offer(1000, [Letter(msg(5, 4), 0)], "hook") == []
+    assert rig.hear(msg(6, 5)) == [] and rig.waiting() == [], "the next process has it"
+    assert rig.compare(pong(2, 3, k=7), 8) == []
+    assert rig.compare(pong(2, 3, k=8), 8) == [Ack([], resync=True)], "the goodbye was lost"
+    assert rig.hear(msg(7, 0, "m3")) == [] and rig.waiting() == ["m3"]
+
+
+def test_a_goodbye_that_cannot_name_what_was_begun() -> None:
+    rig = Rig()
+    rig.hear(msg(1, 0))
+    rig.offer("m1")
+    rig.inbox.connected()
+    assert rig.inbox.leave(0) is None
 
 
 def test_a_new_connection() -> None:

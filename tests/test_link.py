@@ -41,7 +41,7 @@ class Rig:
         rng = random.Random(1)
         self.link = Link(
             self.book,
-            Profile(mode, "me", "api", 5000, {"pid": 1}, **more),
+            Profile(mode, "me", "api", 5000, {"pid": 1}, **({"life": "life"} | more)),
             lambda: "".join(rng.choices("abcdefgh", k=16)),
             lambda: 0.5,
         )
@@ -84,7 +84,7 @@ class Rig:
 
 def test_the_first_words() -> None:
     (hello,) = Rig().greeted().sends
-    assert hello == Hello("hold", "me", OB, 1, "api", 0, 0, 5000, {"pid": 1})
+    assert hello == Hello("hold", "me", OB, 1, "api", 0, 0, 5000, {"pid": 1}, life="life")
     (hello,) = Rig("view").greeted().sends
     assert hello.ob == ""  # type: ignore[union-attr]
 
@@ -107,6 +107,49 @@ def test_it_says_which_mailbox_it_was_welcomed_to() -> None:
     rig.hear(WELCOME | {"name": "web", "id": "99999999"})
     hello = _next_hello(rig)
     assert (hello.name, hello.id) == ("web", "99999999"), "the three are of one WELCOME"
+
+
+def test_a_name_that_is_kept_for_a_lost_holder_is_waited_for() -> None:
+    rig = Rig().opened()
+    rig.link.lost(rig.now)
+    rig.take()
+    rig.now += 2000
+    rig.greeted()
+    batch = rig.hear({"c": "ERR", "code": 503, "of": "HELLO", "retry": 9000, "text": "kept"})
+    assert batch.news == [Lost("kept")] and rig.link.state == "down"
+    assert rig.link.deadline() == rig.now + 9000
+    assert _next_hello_after(rig, 9000).term == WELCOME["term"], "it still says what it held"
+
+
+def _next_hello_after(rig: Rig, ms: int) -> Hello:
+    rig.now += ms
+    (hello,) = rig.greeted().sends
+    assert isinstance(hello, Hello)
+    return hello
+
+
+@pytest.mark.parametrize("code", [403, 422])
+def test_what_somebody_else_may_change_is_asked_for_again_seldom(code: int) -> None:
+    rig = Rig()
+    rig.greeted()
+    batch = rig.hear({"c": "ERR", "code": code, "of": "HELLO", "text": "no"})
+    assert batch.news == [Parked(code, 0, {}, "no")] and rig.link.state == "parked"
+    assert rig.link.deadline() == rig.now + 60_000
+    rig.later(59_999)
+    assert rig.link.state == "parked"
+    assert _next_hello_after(rig, 1)
+    rig.hear(WELCOME)
+    assert rig.link.state == "open"
+
+
+@pytest.mark.parametrize("command", ["ERR", "GONE"])
+def test_a_name_that_is_taken_waits_for_a_decision(command: str) -> None:
+    rig = Rig()
+    rig.greeted()
+    rig.hear(SAID[command])
+    assert rig.link.state == "parked" and rig.link.deadline() is None
+    rig.later(10_000_000)
+    assert rig.link.state == "parked"
 
 
 def test_another_mailbox_is_not_asked_for_by_the_former_id() -> None:
@@ -262,7 +305,7 @@ def test_after_a_cut_the_term_is_told() -> None:
 def test_end() -> None:
     rig = Rig().opened()
     rig.link.bye(leave=True)
-    assert rig.take().sends == [Bye(True)]
+    assert rig.take().sends == [Bye(True, [])]
     assert rig.hear(SAID["BYE"]).news == [Ended()]
     assert rig.link.state == "parked"
     rig.link.bye(leave=True)

@@ -306,3 +306,14 @@ def test_sizes_and_meta_text() -> None:
     assert (sizes["messages"], sizes["deliveries"]) == (1, 1) and sizes["octets"] > 4096
     assert json.loads(store._db.execute("SELECT meta FROM mailboxes").fetchone()[0]) == BOB.meta
     store.apply([])
+
+
+def test_a_database_of_before_the_marks_is_brought_up_to_date() -> None:
+    db = store_schema.connect(":memory:")
+    for old in range(3):
+        store_schema._migrate(db, "memory", old)
+    columns = "id, key, host, name, term, inst, top, active, meta"
+    db.execute(f"INSERT INTO mailboxes ({columns}) VALUES ('b', 'k', 'h', 'bob', 4, 'i', 7, 5, '{{}}')")
+    (box,) = Store.from_dump(db.serialize()).load().mailboxes.values()
+    assert box == Mailbox("b", "k", "h", "bob", 4, "i", 7, 5), "nothing is known to have been pushed"
+    db.close()

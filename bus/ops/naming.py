@@ -8,7 +8,7 @@ from bus.deliveries import let_go
 from bus.errors import Code, Refused
 from bus.ops.kinds import Answer, own_mailbox
 from bus.plain import is_plain
-from bus.sessions import brief, describe, displace, make_mailbox, occupy, welcome
+from bus.sessions import brief, describe, displace, make_mailbox, occupy, waits_for, welcome
 from bus.world import Mailbox
 
 METADATA_MAX = 1024
@@ -57,12 +57,14 @@ def take(core: Core, session: Session, req: wire.Req) -> Answer:
     wanted = core.mailbox_named(mine.key, name)
     if wanted is mine:
         return Answer(Code.OK, {"name": name, "term": mine.term})
-    if wanted is not None and core.presence(wanted) != "gone" and req.args.get("term", 0) != wanted.term:
+    presence = core.presence(wanted) if wanted is not None else "gone"
+    if wanted is not None and presence != "gone" and req.args.get("term", 0) != wanted.term:
+        held = waits_for(core, name, wanted) if presence == "lost" else f"{name!r} is held by a living session"
         raise Refused(
             Code.CONFLICT,
-            f"{name!r} is held by a living session (say take with its present term, {wanted.term})",
+            f"{held} (say take with its present term, {wanted.term})",
             term=wanted.term,
-            by=describe(wanted, True),
+            by=describe(wanted, presence),
         )
     if wanted is not None:
         displace(core, wanted, mover.inst)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.live import homes as live
+
 from .api import FakeApi, says
 from .buses import Bus, call
 from .messages import tool_results, tool_use
@@ -227,6 +229,18 @@ def test_a_note_waits_for_a_task(api: FakeApi, home: Home, bus: Bus) -> None:
     assert bus.shown_once(note, "bob", "bob") is request
     bob.wait_idle()
     assert len(api.requests) == 2
+
+
+def test_a_task_comes_past_a_hundred_notes(api: FakeApi, home: Home, bus: Bus) -> None:
+    """Nothing shows a note before a task, so a task that waited behind them would wait for ever."""
+    bob = bus.tui(home.project("bob"))
+    with live.Home(bus.root).session("noisy") as noisy:
+        notes = [noisy.post("bob", f"the build is green {n}", kind="note") for n in range(100)]
+    task = bus.send("bob", "look at the tests")
+    request = bus.shown_once(task, "bob", "bob")
+    assert bus.shown_once(notes[0], "bob", "bob") is request
+    bob.wait_idle()
+    assert len(api.requests) == 1
 
 
 @pytest.mark.parametrize("mode", ["bypassPermissions", "plan"])

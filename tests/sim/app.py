@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent.effects import Batch, News, Welcomed
+from agent.effects import Batch, News, Parked, Welcomed
 from agent.inbox import Letter
 from agent.outbox import Outbox
 from bus.wire import Msg, Welcome
@@ -55,7 +55,12 @@ class AppSeat(Seat):
         self.moved = 0  # how often it got another mailbox
         self.taken_at: dict[str, int] = {}
         self.reads_transcript = False
+        self.patient = False  # what wakes nobody waits here until a task comes
         self.left = False
+        self.known_here = False  # this process was welcomed, so another name is no longer its own choice
+        self.renamed = 0
+        self.lives = 1
+        self.unsure: set[str] = set()  # what was taken back from a path that may have shown it
         self.asked: set[int] = set()
         self.saves: list[Saved] = []
         self.ledgers: list[int] = []
@@ -95,6 +100,10 @@ class AppSeat(Seat):
         super().tell(news)
         if isinstance(news, Welcomed):
             self.left = False
+            self.known_here = True
+        elif isinstance(news, Parked) and self.known_here and news.by.get("presence"):
+            self.renamed += 1  # the database has forgotten it: it goes on as a newcomer does
+            self.link.knock(self.bench.now, f"{self.profile.name[:40]}-{self.renamed + 1}")
 
     def restart(self) -> None:
         for key, hand in self.hands.items():
@@ -103,7 +112,8 @@ class AppSeat(Seat):
                 self.former.append(key)
         self.hands.clear()
         self.asked.clear()
-        self.left = False
+        self.left = self.known_here = False
+        self.lives += 1
         super().restart()
 
     # -- what people do --------------------------------------------------------------------------------------------
@@ -148,14 +158,21 @@ class AppSeat(Seat):
         for key in keys:
             if self.hands[key].shown:
                 self.truth.doubt(self, self.hands[key].name)
+            if not certain:
+                self.unsure.add(self.hands[key].name)
             del self.hands[key]
         self.link.inbox.unshown(keys, certain)
         self.flush()
 
+    def choice(self) -> list[Letter]:
+        """What waits and may be shown now."""
+        waiting = self.link.inbox.waiting()
+        return waiting if not self.patient or any(letter.wakes for letter in waiting) else []
+
     def see_all(self) -> bool:
         """Show and prove everything there is. False when there is nothing."""
         self.look_back()
-        waiting = self.link.inbox.waiting()
+        waiting = self.choice()
         if not waiting and not self.hands:
             return False
         if waiting:

@@ -316,6 +316,118 @@ def renamed_by_the_dead() -> None:
     assert heir.read() == [b"for whoever is docs now".decode()]
 
 
+def task_behind_notes() -> None:
+    """A task comes when more notes wait than a window holds, and nothing shows a note before a task."""
+    bench = Bench(check_every=1000)
+    api, web = opened(bench, "api", "web")
+    for i in range(100):
+        api.submit("send", {"to": ["web"], "kind": "note"}, f"note {i}".encode())
+    api.done("send", {"to": ["web"]}, b"the task")
+    bench.run()
+    waiting = [x.msg.body.decode() for x in web.link.inbox.waiting()]
+    assert "the task" in waiting, f"{len(waiting)} notes fill the window, and the task is hidden behind them"
+    assert waiting[:-1] == [f"note {i}" for i in range(48)]
+    assert web.link.inbox.more == 52, "what waits beyond the window is told"
+    shown = web.read()
+    while len(shown) < 101:
+        bench.run()
+        shown += web.read()
+    assert [text for text in shown if text != "the task"] == [f"note {i}" for i in range(100)]
+
+
+def _shown_and_restored(bench: Bench, web: Seat, saved: bytes) -> None:
+    """The agent's database is replaced by a copy, and the next process goes on with that."""
+    web.outbox = Outbox.from_dump(saved)
+    web.restart()
+    bench.run(lambda: web.state == "open")
+    bench.run()
+    (letter,) = web.link.inbox.waiting()
+    assert letter.repeat, "it was shown, and comes again as if it were new"
+
+
+def restored_before_it_was_reported() -> None:
+    """An agent dies when it has shown a message and not yet said that it offers it; so does the broker."""
+    bench = Bench(check_every=1000)
+    api, web = opened(bench, "api", "web")
+    saved = web.outbox.dump()
+    api.done("send", {"to": ["web"]}, b"one")
+    bench.run()
+    assert not web.offer()[0].repeat
+    bench.hub.crash()
+    bench.hub.start()
+    _shown_and_restored(bench, web, saved)
+
+
+def found_by_the_next_life() -> None:
+    """An agent dies over a message; the next one finds the proof that it was shown, and does not show it again."""
+    bench = Bench(check_every=1000)
+    api, web = opened(bench, "api", "web")
+    api.done("send", {"to": ["web"]}, b"one")
+    bench.run()
+    (letter,) = web.offer()
+    web.restart()
+    web.link.inbox.proven(bench.now, [letter.key], "transcript")
+    bench.run(lambda: web.state == "open")
+    bench.run()
+    assert web.link.inbox.waiting() == [], "its ledger does not know that it was offered, so it is shown again"
+
+
+def goodbye_before_it_was_reported() -> None:
+    """An agent says goodbye when it has shown a message and not yet proved it."""
+    bench = Bench()
+    api, web = opened(bench, "api", "web")
+    saved = web.outbox.dump()
+    api.done("send", {"to": ["web"]}, b"one")
+    bench.run()
+    assert not web.offer()[0].repeat
+    web.link.bye(leave=True)
+    web.flush()
+    assert web.conn is not None
+    bench.hub.feed(web.conn, 9)
+    bench.hub.flush()
+    _shown_and_restored(bench, web, saved)
+
+
+def goodbye_without_a_trace() -> None:
+    """A session ends before it shows what waits: to its successor, whoever that is, this is new."""
+    bench = Bench()
+    api, web = opened(bench, "api", "web")
+    for text in (b"one", b"two", b"three"):
+        api.done("send", {"to": ["web"]}, text)
+    bench.run()
+    web.offer(web.link.inbox.waiting()[:1])
+    web.link.bye(leave=True)
+    bench.run(lambda: web.state == "parked")
+    heir = bench.seat("web", inst="heir")
+    bench.run(lambda: heir.state == "open")
+    bench.run()
+    repeats = [x.repeat for x in heir.link.inbox.waiting()]
+    assert repeats == [True, False, False], f"only the first was begun to be shown: {repeats}"
+
+
+def cut_off_and_back() -> None:
+    """A link is cut, the broker begins anew: what this process did not show, or took back unseen, is not a repeat."""
+    bench = Bench()
+    api, web = opened(bench, "api", "web")
+    api.done("send", {"to": ["web"]}, b"taken back")
+    bench.run()
+    web.offer()
+    bench.advance(1000)  # the receipt is through
+    web.link.inbox.unshown(["alpha/" + web.link.inbox._numbers[1].partition("/")[2]], certain=True)
+    web.flush()
+    api.submit("send", {"to": ["web"]}, b"lost in the cut")
+    assert api.conn is not None and web.conn is not None
+    bench.hub.feed(api.conn, 9)
+    bench.hub.flush()
+    bench.cut(web.conn)
+    bench.run(lambda: web.state == "open")
+    bench.hub.crash()
+    bench.hub.start()
+    bench.run(lambda: web.state == "open" and len(web.link.inbox.waiting()) == 2)
+    repeats = [x.repeat for x in web.link.inbox.waiting()]
+    assert repeats == [False, False], f"nobody has seen them: {repeats}"
+
+
 def first_request_lost() -> None:
     """The first request of a full window is lost: 63 times 412, and one volley more."""
     bench, seat, watch = _volley()

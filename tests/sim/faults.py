@@ -24,6 +24,7 @@ class Faults:
     drop: float = 0.0  # for each step: one frame
     full: float = 0.0  # for each step
     takeover: float = 0.0
+    flood: bool = False  # more notes than a window holds, to who shows none before a task comes
     database: str = "none"
     batch: int = 4  # frames a turn
     settings: Settings = field(default_factory=Settings)
@@ -36,7 +37,9 @@ class Faults:
             return rng.choice((0.0, most / 4, most))
 
         tight = rng.random() < 0.25
+        flood = not tight and rng.random() < 0.1
         return cls(
+            flood=flood,
             crash_broker=maybe(0.02),
             crash_agent=maybe(0.03),
             cut=maybe(0.02),
@@ -61,6 +64,12 @@ class SimHub(Hub):
     """A broker whose database can be replaced. Copies made after a restored one are of another future: dropped."""
 
     backups: list[Backup]
+
+    def start(self) -> None:
+        """Nobody is there yet."""
+        super().start()
+        if isinstance(self.bench.watch, Truth):
+            self.bench.watch.here.clear()
 
     @property
     def truth(self) -> Truth:

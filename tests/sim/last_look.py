@@ -12,13 +12,17 @@ from tests.sim.truth import Truth
 def idle(seats: Sequence[AppSeat]) -> bool:
     """Whether everybody is connected and has nothing left to do."""
     return all(
-        s.state == "open"
-        and s.link.book.unsettled == 0
-        and not s.link.inbox.moves
-        and not s.hands
-        and not s.link.inbox.waiting()
+        s.state == "open" and s.link.book.unsettled == 0 and not s.link.inbox.moves and not s.hands and not s.choice()
         for s in seats
     )
+
+
+def no_task_hidden(truth: Truth, seats: Sequence[AppSeat]) -> None:
+    """Everybody has shown what may wake a session, though notes wait that nothing shows before a task comes."""
+    holders = _holders(truth, seats)
+    for (mailbox, n), known in truth.history.copies.items():
+        if known.wakes and not known.settled and not known.held and mailbox in holders:
+            truth.fail("window", f"{known.msg} is {n} in the mailbox of {holders[mailbox].label}, behind notes")
 
 
 def last_look(truth: Truth, seats: Sequence[AppSeat]) -> None:

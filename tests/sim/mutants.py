@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 
 from agent import inbox, link, sending
-from bus import broker, deliveries, policy, requests, sessions, wire
+from bus import broker, deliveries, policy, requests, sessions, store, wire
 from bus.ops import naming
 from tests import pair
 from tests.sim import directed, shells
@@ -160,9 +160,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "offering not written": Mutant(
         "a message is handed out before the ledger says so",
-        ("shown twice unmarked",),
-        (Edit(_INBOX, "offer", "batch.writes.append(PutShown(key, self._book.ledger[key]))", "pass"),),
-        start=12,
+        edits=(Edit(_INBOX, "offer", "batch.writes.append(PutShown(key, self._book.ledger[key]))", "pass"),),
+        schedule=directed.found_by_the_next_life,
     ),
     "ack before ledger": Mutant("ACK leaves before the ledger is on disk", ("ack before disk",), seat=EagerAckSeat),
     "resync answered by anything": Mutant(
@@ -233,6 +232,72 @@ MUTANTS: dict[str, Mutant] = {
         "the id of the mailbox in a HELLO counts for nothing",
         edits=(Edit(sessions, "_name_now", "if hello.store == core.world.store else None", "if False else None"),),
         schedule=directed.renamed_by_the_dead,
+    ),
+    "lost holder taken for living": Mutant(
+        "the holder of an older copy, who is not connected, parks the one who held the mailbox later",
+        ("lost is not alive",),
+        (
+            Edit(
+                sessions,
+                "hold",
+                "presence = core.presence(mailbox)",
+                'presence = {"lost": "open"}.get(core.presence(mailbox), core.presence(mailbox))',
+            ),
+        ),
+    ),
+    "displaced by nobody": Mutant(
+        "a session that an older copy does not know is parked as if somebody had taken its mailbox",
+        ("displaced by nobody",),
+        (Edit(sessions, "hold", "was_displaced(core, mailbox, hello)", "True"),),
+    ),
+    "notes fill the window": Mutant(
+        "what wakes nobody may take the whole window",
+        ("window",),
+        (Edit(deliveries, "_next", "if len(session.quiet) < wire.WINDOW_QUIET:", "if True:"),),
+    ),
+    "a task behind notes": Mutant(
+        "the oldest is pushed or nothing is",
+        edits=(
+            Edit(deliveries, "_next", "return todo.popleft() if todo", "return todo.popleft() if todo and not quiet"),
+        ),
+        schedule=directed.task_behind_notes,
+    ),
+    "again only when it was reported": Mutant(
+        "what was pushed to an agent that died is new to the next one",
+        ("unmarked repeat",),
+        (
+            Edit(
+                deliveries,
+                "_seen_before",
+                " or n <= (mailbox.former if wakes else mailbox.former_quiet)",
+                "",
+            ),
+        ),
+    ),
+    "marks in memory only": Mutant(
+        "a restart of the broker forgets what was pushed",
+        edits=(Edit(store.Store, "load", "mailbox.former, mailbox.former_quiet = row[9:]", "_, _ = '', 0, 0, 0, 0"),),
+        schedule=directed.restored_before_it_was_reported,
+    ),
+    "goodbye forgets what was begun": Mutant(
+        "a goodbye makes new again what was begun to be shown",
+        edits=(Edit(deliveries, "end_life", 'offered(core, mailbox, pending, core.now, "")', "pass"),),
+        schedule=directed.goodbye_before_it_was_reported,
+    ),
+    "goodbye forgets nothing": Mutant(
+        "what a session left unshown comes to the next one as a possible repeat",
+        edits=(Edit(sessions, "goodbye", "if bye.begun is not None:", "if False:"),),
+        schedule=directed.goodbye_without_a_trace,
+    ),
+    "each connection a life": Mutant(
+        "what was lost with a connection comes again as a possible repeat",
+        ("marked without cause",),
+        (Edit(sessions, "admit", "hello.life[:64] or session.inst", "route.hex()"),),
+    ),
+    "first sight forgotten": Mutant(
+        "what this process itself took back unseen comes again as a possible repeat",
+        edits=(Edit(_INBOX, "take_in", "if not self._first_seen(key, msg.again):", "if False:"),),
+        schedule=directed.cut_off_and_back,
     ),
     "loser not told": Mutant(
         "who is displaced is neither told nor parked",

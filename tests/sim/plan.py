@@ -11,7 +11,7 @@ from bus import policy
 from tests.pair import Bench, Conn
 from tests.sim.app import AppSeat
 from tests.sim.faults import Faults, SimHub
-from tests.sim.last_look import idle, last_look
+from tests.sim.last_look import idle, last_look, no_task_hidden
 from tests.sim.person import decision, is_person, last_word
 from tests.sim.truth import Truth
 
@@ -86,6 +86,7 @@ class Run:
         seat = self.bench.seat(name, mode=mode, inst=inst, host=host, kind=self.seat_kind, outbox=outbox, meta=meta)
         assert isinstance(seat, AppSeat)
         seat.reads_transcript = self.rng.random() < 0.5
+        seat.patient = self.faults.flood
         seat.link.book.name = seat.link.book.name or ""
         return seat
 
@@ -246,8 +247,15 @@ class Run:
         seat.link.submit(self.bench.now, op, args, body)
         seat.flush(self._agent_crash(seat))
 
+    def _flood(self, seat: AppSeat, name: str) -> None:
+        """Notes, more than a window holds."""
+        for _ in range(self.rng.randint(60, 75)):
+            self._submit(seat, "send", {"to": [name], "kind": "note"}, f"note {self.rng.random()}".encode())
+
     def _send(self, seat: AppSeat) -> None:
         rng = self.rng
+        if self.faults.flood and rng.random() < 0.06:
+            self._flood(seat, f"s{rng.randrange(4)}")
         for _ in range(rng.choice((1, 1, 1, 1, 1, 3, 7))):
             names = [f"s{rng.randrange(5)}" for _ in range(rng.choice((1, 1, 1, 2, 3)))]
             args: dict[str, Any] = {"to": ["*"] if rng.random() < 0.08 else sorted(set(names))}
@@ -275,7 +283,7 @@ class Run:
         rng = self.rng
         if rng.random() < 0.3:
             seat.look_back()
-        waiting = seat.link.inbox.waiting()
+        waiting = seat.choice() if rng.random() < 0.9 else seat.link.inbox.waiting()
         if waiting and rng.random() < 0.8:
             ordered = rng.random() < 0.8
             count = rng.randint(1, len(waiting))
@@ -292,6 +300,9 @@ class Run:
             seat.put_back(keys, certain)
             return
         seat.show(keys)
+        if self.faults.database == "agent restored" and seat is self.seats[0] and rng.random() < 0.2:
+            self._restore(seat)  # nothing of what was shown was reported yet
+            return
         if chance < 0.2:
             crash = self._agent_crash(seat)
             if crash:
@@ -358,13 +369,19 @@ class Run:
                 self.truth.note(f"the broker's database is {kind.split()[1]}")
                 self.hub.go_back(rng.choice(self.hub.backups) if kind == "broker restored" else None)
         elif kind == "agent restored" and seat is self.seats[0]:
-            if rng.random() < 0.5 or not seat.saves:
+            if rng.random() < 0.5:
                 seat.save()
             else:
-                self.truth.note(f"{seat.label}'s database is restored")
-                seat.restore(rng.choice(seat.saves[-2:]))
+                self._restore(seat)
         elif kind == "agent copied" and not self.copied and seat is self.seats[0]:
             self._copy(seat)
+
+    def _restore(self, seat: AppSeat) -> None:
+        if seat.saves:
+            self.truth.note(f"{seat.label}'s database is restored")
+            seat.restore(self.rng.choice(seat.saves[-2:]))
+        else:
+            seat.save()
 
     def _copy(self, seat: AppSeat) -> None:
         """The same database runs a second time, under another name."""
@@ -388,6 +405,8 @@ class Run:
             hub.alive.resume()
         else:
             hub.start()
+        if self.faults.flood:
+            self._flooded()
         end, rest = bench.now + DRAIN_MS, 0
         while rest < 3:
             bench.run()
@@ -406,11 +425,23 @@ class Run:
             if moved:
                 continue
             rest = rest + 1 if idle(self.seats) else 0
+            if rest == 2 and any(seat.patient for seat in self.seats):
+                no_task_hidden(self.truth, self.seats)
+                for seat in self.seats:
+                    seat.patient = False
+                rest = 0
             due = bench.deadline()
             if bench.now > end:
                 self.truth.fail("stuck", "; ".join(_standing(s) for s in self.seats))
                 return
             bench.now = max(bench.now + 1, due or 0) if rest == 0 else bench.now + 6_000
+
+    def _flooded(self) -> None:
+        """A task comes behind more notes than a window holds."""
+        for seat in self.seats:
+            if seat.profile.mode == "hold" and seat.state == "open":
+                self._flood(seat, seat.profile.name)
+                self._submit(seat, "send", {"to": [seat.profile.name]}, b"the task behind them")
 
 
 def _standing(seat: AppSeat) -> str:

@@ -247,7 +247,8 @@ class Seat:
         self.hang_up()
         self.parked = None
         old, (name, mailbox, store) = self.profile, self.called
-        self.profile = Profile(old.mode, old.inst, name, old.hb, old.meta, mailbox=mailbox, store=store)
+        known = {"mailbox": mailbox, "store": store, "life": self.bench.new_life()}
+        self.profile = Profile(old.mode, old.inst, name, old.hb, old.meta, **known)
         self.link = self._made()
 
     def hang_up(self) -> None:

@@ -30,6 +30,12 @@ SCHEDULES = (
     directed.another_persons_mail,
     directed.held_too_long,
     directed.renamed_by_the_dead,
+    directed.task_behind_notes,
+    directed.restored_before_it_was_reported,
+    directed.found_by_the_next_life,
+    directed.goodbye_before_it_was_reported,
+    directed.goodbye_without_a_trace,
+    directed.cut_off_and_back,
 )
 
 

@@ -74,6 +74,7 @@ class Copy:
     steps: dict[str, int] = field(default_factory=dict)
     settled: str = ""
     held: str = ""  # why
+    wakes: bool = True
 
 
 @dataclass(slots=True)
@@ -107,7 +108,11 @@ class Truth(Watch):
         self.forgotten: dict[str, list[Applied]] = {}
         self.told: dict[str, tuple[int, dict[str, Any]]] = {}
         self.sights: dict[tuple[int, str], Sight] = {}
-        self.offered: dict[tuple[int, str, tuple[str, int]], int] = {}
+        self.offered: dict[tuple[int, str, tuple[str, int], bool], int] = {}
+        self.read: set[tuple[str, str, str]] = set()  # reader, mailbox, message: whatever became of the database
+        self.here: set[str] = set()  # mailboxes whose holder is connected, as the broker has told everybody
+        self.holders: dict[str, set[str]] = {}  # mailbox -> whoever was welcomed to it
+        self.aside: set[str] = set()  # mailboxes that were set aside by a takeover
         self.settling: dict[int, dict[str, None]] = {}  # ledger -> msgs shown from a query
         self.excused: set[int] = set()  # queries whose frames were dropped one by one
         self._fed: list[tuple[Conn, Any]] = []
@@ -182,6 +187,8 @@ class Truth(Watch):
             match write:
                 case PutMailbox(box):
                     self.owners[box.id] = box.key
+                    if box.meta.get("stale"):
+                        self.aside.add(box.id)
                 case AddMessage():
                     messages[write.sender, write.id] = write
                 case AddOp():
@@ -190,6 +197,7 @@ class Truth(Watch):
                     row = expiries.get(write.msg)
                     ttl = row.args.get("ttl", 0) if row else 0
                     copy_ = Copy(write.msg, now + ttl if ttl else 0)
+                    copy_.wakes = messages[write.sender, write.msg].kind == "task" and not write.quiet
                     self._by_policy(write, messages[write.sender, write.msg])
                     if write.status == "held":
                         copy_.held = write.proof
@@ -208,9 +216,19 @@ class Truth(Watch):
                     self.history.state[entry.key] = (entry.ver, entry.expires)
                 case DropState(key):
                     self.history.state.pop(key, None)
+        opened = {str(event.fields["id"]) for event in batch.events if event.topic == "peer.open"}
+        spoken: set[bytes] = set()
         for sent in batch.sends:
             if isinstance(sent, Send) and isinstance(sent.command, wire.Welcome):
                 self._welcome(sent.route, sent.command)
+            elif isinstance(sent, Send) and sent.route not in spoken:
+                self._refused(sent, self.here | opened)
+            spoken.add(sent.route)
+        for event in batch.events:
+            if event.topic == "peer.open":
+                self.here.add(str(event.fields["id"]))
+            elif event.topic in ("peer.lost", "peer.gone"):
+                self.here.discard(str(event.fields["id"]))
         self._twice(fresh)
         self._fed.clear()
 
@@ -324,6 +342,25 @@ class Truth(Watch):
         if welcome.term == term and holder not in ("", inst):
             self.fail("same term", f"{welcome.name} term {term} for {holder} and {inst}")
         self.history.terms[welcome.id] = (welcome.term, inst)
+        self.holders.setdefault(welcome.id, set()).add(inst)
+
+    def _refused(self, sent: Send, here: set[str]) -> None:
+        """Who is told that another living session holds the name waits for a person: so that one must be there."""
+        hello = next((said for conn, said in self._fed if conn.route == sent.route), None)
+        command = sent.command
+        if not isinstance(hello, wire.Hello):
+            return
+        if isinstance(command, wire.Gone):
+            held = {box for box, (_, inst) in self.history.terms.items() if inst == command.by}
+            never = all(box != hello.id or self.history.terms[box][0] <= hello.term for box in held)
+            if hello.id and never and hello.id not in self.aside:
+                self.fail("displaced by nobody", f"{hello} gets {command}; nobody took this mailbox from it")
+        elif isinstance(command, wire.Err) and command.by.get("living"):
+            held = {command.by["id"]}
+        else:
+            return
+        if not held & here:
+            self.fail("lost is not alive", f"{command} is told of a holder who is not there")
 
     def restore(self, history: History) -> None:
         """The broker's database is an older one from now on."""
@@ -379,7 +416,9 @@ class Truth(Watch):
         if row is None or row.body != msg.body:
             self.fail("another text", f"{seat.label} has {key} with {msg.body[:40]!r}, sent {row}")
             return
-        mark = (seat.ledger, seat.origin.get(key, ""), row.source)
+        # What wakes may go before what does not; each of the two comes in order.
+        wakes = msg.kind == "task" and not msg.quiet
+        mark = (seat.ledger, seat.origin.get(key, ""), row.source, wakes)
         if ordered and key not in seat.known:
             last = self.offered.get(mark, 0)
             # What expired unshown before a crash comes once more, to expire again; it may be shown in that moment.
@@ -396,6 +435,14 @@ class Truth(Watch):
         """A message is before somebody's eyes."""
         self.note(f"  {seat.label} shows {key}{' (repeat)' if repeat else ''}")
         sight = self.sights.setdefault((seat.ledger, key), Sight())
+        mailbox = seat.origin.get(key, "")
+        read = (seat.label, mailbox, key)
+        if read in self.read and not repeat:
+            self.fail("unmarked repeat", f"{seat.label} shows {key} as if it were new")
+        another = self.holders.get(mailbox, set()) - {seat.label}
+        if repeat and read not in self.read and seat.lives == 1 and not another and key not in seat.unsure:
+            self.fail("marked without cause", f"{seat.label} shows {key} as a possible repeat; nothing had happened")
+        self.read.add(read)
         if sight.times and not repeat:
             self.fail("shown twice unmarked", f"{seat.label} shows {key} again")
         if sight.times and not sight.doubt:
