@@ -176,6 +176,7 @@ class Session:
         except BusError:
             self.seat.leave()
             raise
+        self.former = self.seat.session  # the client's session that sat here before this one
         self.seat.remember(environ.get("CLAUDE_CODE_SESSION_ID", "")[:128])
         if self.who.once:
             left.mark(self.seat, left.Left(self.seat.name, left.RUN))

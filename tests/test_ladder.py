@@ -68,7 +68,7 @@ class Bed:
         (self.config / "sessions").mkdir(parents=True)
         self.loop = Loop()
         seat = SimpleNamespace(remember=lambda _: None)
-        session: Any = SimpleNamespace(loop=self.loop, seat=seat, pulse=None)
+        session: Any = SimpleNamespace(loop=self.loop, seat=seat, pulse=None, former="")
         (root / "run").mkdir(mode=0o700)
         self.terminal = Terminal.open(self.home.maildirs, OWN)
         environ = {"CLAUDE_CONFIG_DIR": str(self.config)}

@@ -96,6 +96,7 @@ class Ladder:
         self._lines: list[int] = []  # when the last ones were written
         self._info: clientfile.Session | None = None
         self._sits = ""
+        self._former = session.former
         self._turning = asyncio.Lock()
         self._told: tuple[str, str, int] = ("", "", 0)
         self._status = StatusFile(home, client, hub=joined.hub(home, config) is not None)
@@ -133,20 +134,20 @@ class Ladder:
 
     async def recover(self) -> None:
         """What a former life was offering: proof is looked for before anything is offered again."""
-        lines, known = await self._call(
+        offering, known = await self._call(
             lambda link, now: (
-                {key: x.at for key, x in link.book.ledger.items() if x.state == "offering"},
+                [key for key, line in link.book.ledger.items() if line.state == "offering"],
                 list(link.book.ledger),
             )
         )
         self._look()
-        keys = recovery.distinct(lines, known)
+        keys = recovery.distinct(offering, known)
         printed = recovery.empty(self._maildir.box, keys)
         boxes = self._terminal.left() if self._terminal is not None else []
         taken = [key for box in boxes for key in recovery.empty(box, keys)]
         if not keys:
             return
-        proven = await asyncio.to_thread(recovery.proofs, self._transcript(), min(lines.values()), keys, self._lives)
+        proven = await asyncio.to_thread(recovery.proofs, self._transcript(), self._former, keys, self._lives)
         printed = [key for key in printed if key not in proven]
         await self._call(lambda link, now: link.inbox.proven(now, proven, "transcript"))
         await self._call(lambda link, now: link.inbox.proven(now, printed, "hook-output"))

@@ -1,11 +1,13 @@
 """What a former life of the agent was offering when it ended: what became of it, before anything is offered again.
 
-The transcript of the session is asked, and those of the folder that were written to since; then the maildir, where
-the client lived on. Must not know the bus nor the ledger.
+The transcript of the session is asked, and that of the session which sat in this seat before; then the maildir, where
+the client lived on. Transcripts of other sessions prove nothing: they may have been sent the same message. Must not
+know the bus nor the ledger.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +15,7 @@ from pathlib import Path
 from agent.delivery.maildir import Box, Fate
 from agent.delivery.transcript import Seen, scan, stands_in
 
-FILES_MAX = 8  # of other sessions in this folder: the one that was ended may not be the one that goes on
-SLACK_MS = 60_000
+_SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
 END = "</peer-message>"  # how a message in a rendered text ends, and no body can hold it
 
 
@@ -33,8 +34,9 @@ def distinct(keys: Iterable[str], known: Iterable[str]) -> list[str]:
     return [key for key in keys if count[mark(key)] <= 1]
 
 
-def proofs(current: Path | None, since: int, keys: Iterable[str], lives: bool) -> list[str]:
-    """Those of `keys` that a model was told. `since` in ms since 1970 is when the first of them was offered.
+def proofs(current: Path | None, former: str, keys: Iterable[str], lives: bool) -> list[str]:
+    """Those of `keys` that a model was told. `former` is the id of the client's session that sat here before, "" for
+    none; its transcript is beside the current one.
 
     `lives`: the client is still the one of then, so the turn that took a message goes on. One that was killed over a
     request has not answered it, and its successor is not told of it.
@@ -42,25 +44,18 @@ def proofs(current: Path | None, since: int, keys: Iterable[str], lives: bool) -
     enough = Seen.REMOVED if lives else Seen.INJECTED
     wanted = dict.fromkeys(keys)
     found = []
-    for path in _files(current, since):
+    for path in _files(current, former):
         left = [(key, mark(key)) for key in wanted if key not in found]
         if left:
             found += [key for key, what in scan(path, left, end=END).items() if what >= enough]
     return found
 
 
-def _files(current: Path | None, since: int) -> list[Path]:
+def _files(current: Path | None, former: str) -> list[Path]:
     if current is None:
         return []
-    others = []
-    try:
-        for path in current.parent.glob("*.jsonl"):
-            changed = path.stat().st_mtime_ns // 1_000_000
-            if path != current and changed >= since - SLACK_MS:
-                others.append((changed, path))
-    except OSError:
-        pass
-    return [current, *(path for _, path in sorted(others, reverse=True)[:FILES_MAX])]
+    beside = current.parent / f"{former}.jsonl"
+    return [current, beside] if _SESSION.fullmatch(former) and beside != current else [current]
 
 
 def empty(box: Box, keys: Iterable[str]) -> list[str]:
