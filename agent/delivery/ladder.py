@@ -354,7 +354,7 @@ class Ladder:
         seen = self._parser.seen(flight.nonce)
         if flight.path == "tool-result":
             recorded, session = self._parser.recorded(flight.nonce), self._info.id if self._info else ""
-            turn, transcript = self._turn_state(), self.reads_transcript
+            turn, transcript = self._doing(), self.reads_transcript
             verdict = judge_result(flight, seen, recorded, now, session, turn, transcript)
         elif flight.path != "hook":
             verdict = judge_native(flight, seen, now, self._info.id if self._info else "")
@@ -365,7 +365,10 @@ class Ladder:
 
     def _turn_state(self) -> str:
         """Whether a turn runs, as the client says; "" where it does not, or has no transcript that could prove it."""
-        if self._info is None or not self._info.status or self._follower.path is None:
+        return self._doing() if self._follower.path is not None else ""
+
+    def _doing(self) -> str:
+        if self._info is None or not self._info.status:
             return ""
         return "over" if self._info.idle else "runs"
 
