@@ -99,6 +99,9 @@ class FakePerson:
     def drain(self) -> None:
         return
 
+    def refusal(self) -> None:
+        return None
+
 
 class FakeView:
     """Stands for bus.client.View."""

@@ -254,10 +254,24 @@ def test_with_a_transcript_nothing_else_is_a_proof(turn: str) -> None:
     assert result(one, turn=turn) is WAIT and result(one, LATE, turn=turn) is WAIT
 
 
-def test_without_a_transcript_the_client_must_have_read_it() -> None:
-    assert result(flight("tool-result"), LATE, transcript=False, turn="") is WAIT
-    assert result(written(), LATE, transcript=False, turn="") is WAIT
-    assert result(written(taken=True), transcript=False, turn="") == Verdict("shown", "tool-result")
+def test_a_client_that_says_nothing_of_itself_must_have_read_it() -> None:
+    for taken in (False, True):
+        one = written(taken)
+        one.session = ""
+        verdict = result(one, LATE, transcript=False, turn="", session="")
+        assert verdict == (Verdict("shown", "tool-result") if taken else WAIT)
+
+
+def test_a_session_has_its_transcript_by_the_end_of_its_first_turn_if_ever() -> None:
+    """A client that was killed before that (it says nothing any more) has shown nothing."""
+    one = written(taken=True)
+    for turn in ("runs", ""):
+        assert result(one, LATE, transcript=False, turn=turn) is WAIT
+    assert result(one, LATE, transcript=False, turn="over") is WAIT
+    assert result(one, LATE + OVER_MS, transcript=False, turn="over") == Verdict("shown", "tool-result")
+    unread = written()
+    assert result(unread, transcript=False, turn="over") is WAIT
+    assert result(unread, LATE, transcript=False, turn="over") is WAIT
 
 
 def test_a_result_of_which_a_turn_left_no_trace_comes_back_marked() -> None:

@@ -283,3 +283,31 @@ def test_scan_looks_back(tmp_path: Path) -> None:
 )
 def test_a_text_that_was_cut_was_not_shown(text: str, whole: bool) -> None:
     assert transcript.Watch("k", '<m id="1"', end="</m>").stands_in(text) is whole
+
+
+def _said(ref: str) -> bytes:
+    return json.dumps({"type": "assistant", "requestRef": ref, "message": {"role": "assistant"}}).encode()
+
+
+def _result(ident: str, text: str) -> dict[str, Any]:
+    block = {"type": "tool_result", "tool_use_id": ident, "content": [{"type": "text", "text": text}]}
+    return {"type": "user", "message": {"role": "user", "content": [block]}}
+
+
+@pytest.mark.parametrize("ours", [0, 1, 2])
+@pytest.mark.parametrize("late", [False, True])
+def test_results_of_calls_side_by_side_are_one_message(ours: int, late: bool) -> None:
+    """Each has a record of its own, the first ones perhaps before anybody looked for ours, and no blob has them all."""
+    results = [_result(f"t{n}", f"<m {n}> words" if n == ours else "other") for n in range(3)]
+    whole = {"role": "user", "content": [x["message"]["content"][0] for x in results]}
+    request = {"type": "api-request", "id": "r2", "tail": [transcript.digest(whole)]}
+    lines = [json.dumps(x).encode() for x in results]
+    parser = Parser()
+    parser.feed([json.dumps(_result("t", "of an earlier turn")).encode(), _said("r1")])
+    parser.feed(lines[:ours] if late else [])
+    parser.watch("k", f"<m {ours}")
+    # The second call of the same message is told after the first result.
+    parser.feed([*(lines[ours:] if late else [lines[0], _said("r1"), *lines[1:]]), json.dumps(request).encode()])
+    assert parser.recorded("k") and parser.seen("k") is Seen.NOTHING
+    parser.feed([_said("r2")])
+    assert parser.seen("k") is Seen.INJECTED

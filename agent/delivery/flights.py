@@ -132,20 +132,25 @@ def judge_hook(flight: Flight, seen: Seen, fate: Fate, now: int, turn: str = "")
 def judge_result(
     flight: Flight, seen: Seen, recorded: bool, now: int, session: str, turn: str, transcript: bool
 ) -> Verdict:
-    """The result of a tool call. `recorded`: the transcript has it, be it in a request yet or not; `turn` as above;
-    `transcript` is false for a client that keeps none.
+    """The result of a tool call. `recorded`: the transcript has it, be it in a request yet or not; `turn` says
+    whether one "runs" or is "over", "" where the client does not say; `transcript` whether there is one by now.
 
     That the client has read a result does not say that its model was given it: where there is a transcript, that
-    decides. A result that is in it goes out with the session's next request, however long that takes.
+    decides, and a client that says what it does has one by the end of its first turn, if it keeps any. A result that
+    is in it goes out with the session's next request, however long that takes.
     """
     if seen == Seen.INJECTED:
         return Verdict("shown", "transcript")
     if not flight.written:
         return WAIT
-    if not transcript:
+    if not transcript and not flight.session:
         return Verdict("shown", "tool-result") if flight.taken else WAIT
     if turn != "over" or (recorded and session == flight.session):
         flight.left_at = 0
         return WAIT
     flight.left_at = flight.left_at or now
-    return Verdict("back") if now - flight.left_at >= OVER_MS else WAIT
+    if now - flight.left_at < OVER_MS:
+        return WAIT
+    if not transcript:
+        return Verdict("shown", "tool-result") if flight.taken else WAIT
+    return Verdict("back")

@@ -507,7 +507,7 @@ class Ladder:
         session = self._info.id if self._info else ""
         if flight.path == "tool-result":
             recorded, transcript = self._parser.recorded(flight.nonce), self.reads_transcript
-            verdict = judge_result(flight, seen, recorded, now, session, self._turn_state(), transcript)
+            verdict = judge_result(flight, seen, recorded, now, session, self._doing(), transcript)
         elif flight.path == TERMINAL:
             fate = self._box_of(flight).fate(flight.name)
             verdict = judge_typed(flight, seen, fate, now, session, self._turn_state(), self._records)
@@ -520,7 +520,10 @@ class Ladder:
 
     def _turn_state(self) -> str:
         """Whether a turn runs, as the client says; "" where it does not, or has no transcript that could prove it."""
-        if self._info is None or not self._info.status or self._follower.path is None:
+        return self._doing() if self._follower.path is not None else ""
+
+    def _doing(self) -> str:
+        if self._info is None or not self._info.status:
             return ""
         return "over" if self._info.idle else "runs"
 

@@ -3,7 +3,8 @@
 The transcript is one JSON record a line. That a text was in a request to the model is proven by three records: the
 content of a message that holds it, an `api-request` whose `tail` lists the hash of that message, and an `assistant`
 record that answers this request. The content is in an `api-request-blob`, or, where the message stands alone in its
-turn, in its `user` record; the records come in any order. Weaker are the records of the client's queue.
+turn, in its `user` record; the records come in any order. The results of calls side by side have a `user` record each
+and are one message of the request. Weaker are the records of the client's queue.
 
 `Parser` is fed with lines and touches nothing; `Follower` reads a growing file for it. Must not know messages, the
 ledger, nor how a text got there. The records are the client's own, and not documented as stable.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,11 +24,14 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
+_REF = re.compile(rb'"requestRef"\s*:\s*"([^"]{1,200})"')
 
 KEPT = 512  # requests and answers remembered; a proof needs those around its content
 LINE_MAX = 64 * 1024 * 1024  # octets; a longer line is passed over
 CHUNK = 1024 * 1024
 TURN_MAX = 8 * CHUNK  # read at one poll, so that a loop is not held up
+GROUP_MAX = 64  # results of calls that one request may have in one message
+GROUP_OCTETS = 16 * CHUNK
 GRACE_MS = 60_000  # for how long a left file is looked at again: its last turn may still be running
 
 
@@ -78,6 +83,8 @@ class Parser:
         self._queue: list[set[str]] = []  # keys of ours in each entry, first in, first out
         self._tails: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._answered: OrderedDict[str, None] = OrderedDict()
+        self._results: list[bytes] = []  # records of the results since the model's last message but one
+        self._ref = b""  # the request that message answers
 
     def watch(
         self, key: str, words: str, native: bool = False, typed: bool = False, end: str = "", then: str = ""
@@ -111,11 +118,35 @@ class Parser:
         """Read whole lines; what changed for whom. Lines that are no records are passed over."""
         before = {key: watch.seen for key, watch in self._watches.items()}
         for line in lines:
+            self._gather(line)
             if self._matters(line):
                 record = _record(line)
                 if record is not None:
                     self._read(record, line)
         return {key: w.seen for key, w in self._watches.items() if w.seen != before.get(key, Seen.NOTHING)}
+
+    def _gather(self, line: bytes) -> None:
+        """Keep the records of results until the model speaks again; they are parsed only where one of ours is among
+        them. What the model says in one message has several records, between which the first results may come.
+        """
+        if b'"tool_result"' in line:
+            self._results.append(line)
+            if len(self._results) > GROUP_MAX or sum(map(len, self._results)) > GROUP_OCTETS:
+                del self._results[0]
+        elif (found := _REF.search(line)) is not None and found[1] != self._ref:
+            self._ref = found[1]
+            self._results.clear()
+
+    def _together(self) -> None:
+        """The results so far as the one message that a request may have of them."""
+        if len(self._results) < 2 or not any(w.raw in x for w in self._watches.values() for x in self._results):
+            return
+        blocks: list[Any] = []
+        for record in map(_record, self._results):
+            message = record.get("message") if record is not None and record.get("type") == "user" else None
+            if isinstance(message, dict) and isinstance(message.get("content"), list):
+                blocks += message["content"]
+        self._content({"role": "user", "content": blocks}, "")
 
     def forget_queue(self) -> None:
         """Another file begins: the client's queue of the former one is not this one's."""
@@ -130,6 +161,7 @@ class Parser:
             or b'"requestRef"' in line
             or b'"queue-operation"' in line
             or b'"informational"' in line
+            or b'"tool_result"' in line
             or any(watch.raw in line for watch in self._watches.values())
         )
 
@@ -141,6 +173,7 @@ class Parser:
             self._content(record.get("message"), "")
             if record.get("promptSource") == "typed":
                 self._prompted(record.get("message"))
+            self._together()
         elif kind == "api-request":
             tail = record.get("tail")
             if isinstance(tail, list) and isinstance(record.get("id"), str):

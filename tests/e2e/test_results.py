@@ -41,9 +41,9 @@ def answer(bus: Bus, question: str) -> str:
     return bus.send("bob", "it is 8080", "--as", "carol", "--reply-to", question)
 
 
-def looks(bus: Bus, folder: Path, session: str) -> str:
-    """What the successor of a session is shown when its model looks for mail."""
-    bus.tui(folder, "--resume", session, wake="tools").submit("any mail?")
+def looks(bus: Bus, folder: Path, session: str = "") -> str:
+    """What the successor of a session, or the session resumed, is shown when its model looks for mail."""
+    bus.tui(folder, *(["--resume", session] if session else []), wake="tools").submit("any mail?")
     tool = call("check_messages", wait_s=10)
     bus.api.on("any mail?", tool)
     return tool_results(bus.api.wait(lambda r: tool["id"] in tool_results(r), deadline=30))[tool["id"]]
@@ -66,7 +66,9 @@ def test_a_client_that_is_killed_with_the_result_unread_leaves_it_offered(api: F
 def test_a_client_that_is_killed_before_its_model_answered_leaves_it_offered(
     api: FakeApi, home: Home, bus: Bus
 ) -> None:
-    """It has read the result, and asked its model, which has not said a word."""
+    """It has read the result, and asked its model, which has not said a word. The successor is another
+    session: resumed, it would have the result in its history.
+    """
     folder = home.project("bob")
     api.on(says("it is 8080", label="bob"), "thank you", hold=True)
     bob, question = asking(bus, folder)
@@ -75,7 +77,8 @@ def test_a_client_that_is_killed_before_its_model_answered_leaves_it_offered(
     bob.kill()
     until(lambda: not bus.live(bob), "the end of the agent")
     assert [status for status, _ in bus.why(ident, "bob")] == ["stored", "offered"]
-    assert "possible repeat" in looks(bus, folder, bob.session)
+    again = looks(bus, folder)
+    assert "possible repeat" in again, bus.why(ident, "bob")
 
 
 def test_an_answer_is_proved_by_the_transcript(api: FakeApi, home: Home, bus: Bus) -> None:
