@@ -12,6 +12,11 @@ from bus.record import record
 LEDGER_KEPT = 20_000
 
 
+def ledger_key(host: str, fid: str, ident: str) -> str:
+    """The name of a message in the ledger: an id is one message's only together with the mailbox that sent it."""
+    return f"{host}/{fid}/{ident}"
+
+
 @dataclass(slots=True)
 class Shown:
     """One message in the ledger: "offering" (a path has it), or "shown" with its proof.
@@ -39,7 +44,7 @@ class Book:
     store: str = ""
     seq: int = 0
     chain: str = ""
-    ledger: dict[str, Shown] = field(default_factory=dict)  # "host/fid/id" of a message
+    ledger: dict[str, Shown] = field(default_factory=dict)  # by ledger_key()
 
     def number(self, row: int) -> int:
         """The `q` of a row."""

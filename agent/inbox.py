@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from agent.book import LEDGER_KEPT, Book, DropShown, PutShown, Shown
+from agent.book import LEDGER_KEPT, Book, DropShown, PutShown, Shown, ledger_key
 from agent.effects import Batch, Mail
 from agent.questions import Questions
 from bus import wire
@@ -39,8 +39,8 @@ class Letter:
 
     @property
     def key(self) -> str:
-        """Its name in the ledger: an id is one message's only together with the mailbox that sent it."""
-        return f"{self.msg.host}/{self.msg.fid}/{self.msg.id}"
+        """Its name in the ledger."""
+        return ledger_key(self.msg.host, self.msg.fid, self.msg.id)
 
     @property
     def wakes(self) -> bool:
@@ -156,6 +156,8 @@ class Inbox:
     def inherit(self, former: Inbox) -> None:
         """Go on from an inbox of this process, which was given up because the disk refused a batch."""
         self.first, self._term = former.first, former._term
+        self._asked_here = former._asked_here
+        self.questions.inherit(former.questions)
 
     def _rests(self, now: int, msg: wire.Msg) -> int:
         return now + msg.answer if msg.answer > 1 and msg.re not in self._asked_here else 0
@@ -245,13 +247,8 @@ class Inbox:
     # -- showing ---------------------------------------------------------------------------------------------------
 
     def line(self, letter: Letter) -> Shown | None:
-        """What the ledger knows of this message. An earlier talkbus did not write down which mailbox had sent it."""
-        ledger, key = self._book.ledger, letter.key
-        former = named(key)[0]
-        if key not in ledger and former in ledger:
-            ledger[key] = ledger.pop(former)
-            self._batch().writes += [PutShown(key, ledger[key]), DropShown(former)]
-        return ledger.get(key)
+        """What the ledger knows of this message."""
+        return self._book.ledger.get(letter.key)
 
     def waiting(self) -> list[Letter]:
         """What could be offered now, in order."""

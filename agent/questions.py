@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agent.book import Book
+from agent.book import Book, ledger_key
 from bus import wire
 from bus.record import record
 
@@ -58,7 +58,7 @@ class Question:
     @property
     def key(self) -> str:
         """Its name in the ledger."""
-        return f"{self.host}/{self.fid}/{self.id}"
+        return ledger_key(self.host, self.fid, self.id)
 
     def may_be_of(self, text: str) -> bool:
         """Whether an address seems to mean who asked; the broker decides."""
@@ -85,6 +85,11 @@ class Questions:
         self._known[question.key] = question
         while len(self._known) > KEPT:
             del self._known[next(iter(self._known))]
+
+    def inherit(self, former: Questions) -> None:
+        """Go on from what this process knew before its book was read from the disk again."""
+        self._known = former._known
+        self._answering = {row: known for row, known in former._answering.items() if row <= self._book.last}
 
     def forget(self) -> None:
         """The model has them no longer, or the mailbox is another."""

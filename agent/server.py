@@ -22,7 +22,7 @@ from agent.tooling import Args, Desk, Tool, ToolError
 from agent.tools import INSTRUCTIONS, table
 from bus import logs
 from bus.config import Config, Home
-from bus.errors import BusError
+from bus.errors import BusError, StoreError
 from bus.processes import alive
 
 if TYPE_CHECKING:
@@ -235,6 +235,9 @@ class Agent:
         answered = False
         try:
             text, failed, whole = await self._run(call, name, given)
+            if failed and call.letters:  # the text of an error carries none of them
+                self._mail.release(call, certain=True)
+                call = Call()
             parts = [text, *self._session.notices()]
             if not whole:
                 parts.append(await self._rest(call, sum(map(len, parts))))
@@ -256,6 +259,8 @@ class Agent:
                 raise ToolError(f"there is no tool {name[:40]!r} (one of {', '.join(self._tools)})")
             return await tool.run(desk, Args(tool, given)), False, tool.own_mail
         except BusError as error:
+            if isinstance(error, StoreError):
+                await self._mail.refused(call)
             return f"error: {error}", True, False
 
     async def _rest(self, call: Call, before: int) -> str:
@@ -267,6 +272,8 @@ class Agent:
                 return counted(await self._mail.left_waiting())
             text, _, left = await self._mail.waiting(call)
         except BusError as error:
+            if isinstance(error, StoreError):
+                await self._mail.refused(call)
             return f"(waiting messages cannot be shown: {error})"
         return "\n\n".join(part for part in (text, counted(left)) if part)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from agent import render
 from agent.asks import Answer
+from agent.book import ledger_key
 from agent.delivery.piggyback import BUDGET, counted, fitting, letter_of, plain
 from agent.effects import Settled
 from agent.inbox import Letter, named
@@ -417,7 +418,7 @@ async def _meant(desk: Desk, wanted: Sequence[Typed], must: bool) -> list[dict[s
         known = {(line["host"], line["fid"], line["id"]) for line in lines}
         for row in rows:
             # What another session was offered and nobody has seen is not this one's to acknowledge.
-            row["again"] = any((row["host"], fid, row["id"]) in known for fid in (row["fid"], ""))
+            row["again"] = (row["host"], row["fid"], row["id"]) in known
             row["status"] = "" if row["status"] == "offered" else row["status"]
     found: dict[str, dict[str, Any]] = {}
     for each in wanted:
@@ -428,8 +429,12 @@ async def _meant(desk: Desk, wanted: Sequence[Typed], must: bool) -> list[dict[s
             text = str(refused) if refused.code == Code.CONFLICT else f"{refused} in this session's mailbox ({hint})"
             more = "" if checked else "; the broker cannot be asked just now"
             raise ToolError(f"{text}; nothing was acknowledged{more}") from refused
-        found[f"{value['host']}/{value['fid']}/{value['id']}"] = value
+        found[_key(value)] = value
     return list(found.values())
+
+
+def _key(value: dict[str, Any]) -> str:
+    return ledger_key(str(value["host"]), str(value["fid"]), str(value["id"]))
 
 
 def _offered(link: Link, wanted: Sequence[Typed]) -> list[dict[str, Any]]:
@@ -450,8 +455,8 @@ def _acknowledge(link: Link, now: int, found: Sequence[dict[str, Any]]) -> tuple
     have heard yet that they were offered, so it is told once more before. Row and id of the last receipt.
     """
     last, ledger = (0, ""), link.book.ledger
-    keys = [f"{value['host']}/{value['fid']}/{value['id']}" for value in found]
-    lines = {key: ledger.get(key) or ledger.get(named(key)[0]) for key in keys}
+    keys = [_key(value) for value in found]
+    lines = {key: ledger.get(key) for key in keys}
     offers = {key: ("offered", line.path, max(0, now - line.at)) for key, line in lines.items() if line is not None}
     link.inbox.shown(now, keys, "acked")
     link.inbox.proven(now, keys, "acked")

@@ -237,8 +237,9 @@ class Broker:
         core.emit("bus.full", requests=sum(isinstance(w, AddOp) for w in batch.writes))
 
     def resume(self) -> None:
-        """The disk takes writes again."""
+        """The disk takes writes again. What was pushed meanwhile is noted now."""
         self.core.writable = True
+        deliveries.note_pushed(self.core)
 
     # -- actions of the table --------------------------------------------------------------------------------------
 

@@ -141,6 +141,18 @@ def _seen_before(core: Core, mailbox: Mailbox, pending: Pending, wakes: bool) ->
     return pending.status == "offered" or n <= (mailbox.former if wakes else mailbox.former_quiet)
 
 
+def note_pushed(core: Core) -> None:
+    """Take note of what was pushed while the disk took no writes."""
+    for mailbox_id, route in core.holders.items():
+        mailbox, session = core.world.mailboxes[mailbox_id], core.sessions.get(route)
+        waking = [n for n in session.open if n not in session.quiet] if session else []
+        quiet = list(session.quiet) if session else []
+        if max(waking, default=0) > mailbox.pushed or max(quiet, default=0) > mailbox.pushed_quiet:
+            mailbox.pushed = max(mailbox.pushed, *waking) if waking else mailbox.pushed
+            mailbox.pushed_quiet = max(mailbox.pushed_quiet, *quiet) if quiet else mailbox.pushed_quiet
+            core.changed(mailbox)
+
+
 def push(core: Core, session: Session, mailbox: Mailbox) -> None:
     """Fill the window."""
     while len(session.open) < wire.WINDOW and (n := _next(session, mailbox)):
@@ -287,7 +299,15 @@ def step(core: Core, mailbox: Mailbox, status: str, name: Name, when: int, proof
         core.count("receipt not offered")
         return
     session = core.holder(mailbox)
-    leave(core, mailbox, n, "failed" if status == "failed" else "injected", proof, when)
+    # Who acknowledges a message has seen it: that is the proof.
+    leave(
+        core,
+        mailbox,
+        n,
+        "failed" if status == "failed" else "injected",
+        "acked" if status == "acked" else proof,
+        when,
+    )
     if status == "acked":
         core.write(MoveById(mailbox.id, name.msg, "acked", when, proof, name.host, name.sender))
     if session is not None:

@@ -176,7 +176,7 @@ def test_settle_needs_to_know_whose() -> None:
     ):
         rep = rig.req(b"w", "settle", {"ids": ids, "proof": "printed", "of": of})
         assert rep.result == {"settled": done}, (ids, of)
-    assert counted(rig) == {"settle ambiguous": 2, "settle unknown": 1}
+    assert counted(rig) == {"settle ambiguous": 2, "receipt unknown": 1}
 
 
 def test_held_messages_of_two_senders_are_told_apart() -> None:
@@ -193,3 +193,16 @@ def test_held_messages_of_two_senders_are_told_apart() -> None:
     rep = rig.req(D, "hold.release", {"ids": [f"alpha/{ID}", f"alpha/{ID}"], "of": [fid(rig, "db")] * 2})
     assert rep.result == {"done": 1, "missing": [f"alpha/{ID}"]}
     assert [m.body for m in rig.sent[B]] == [b"of c"]
+
+
+def test_what_was_printed_is_shown_though_its_time_ran_out_before_it_was_marked() -> None:
+    rig = bus("api")
+    rig.who[b"w"] = rig.who[A]
+    rig.hello(b"w", "web", mode="send")
+    ident = "m" * 16
+    rig.req(A, "send", {"to": ["web"], "ttl": 1000}, b"soon", id=ident)
+    exact = {"ids": [f"alpha/{ident}"], "of": [fid(rig, "api")]}
+    rig.req(b"w", "receipt", {"moved": [["offered", "printed", 0, exact["ids"]]], "of": exact["of"]})
+    rig.pass_time(2000)
+    assert rig.req(b"w", "settle", {**exact, "proof": "printed"}).code == 200
+    assert {"offered", "expired", "injected"} <= set(history(rig, "web", ident))

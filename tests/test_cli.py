@@ -346,9 +346,11 @@ def test_what_the_broker_could_not_write_is_known_on_this_disk(script: Script) -
     letters = [(letter(c * 16, n=n), b"text " + c.encode()) for n, c in enumerate("abc")]
     mailbox(script, *letters)
     script.unsent = [
-        unsent("receipt", {"moved": [["offered", "printed", 0, ["h/" + "a" * 16, "h/" + "b" * 16]]]}),
-        unsent("receipt", {"moved": [["acked", "talkbus ack", 0, ["h/" + "c" * 16]]]}),
-        unsent("settle", {"ids": ["h/" + "a" * 16], "proof": "printed"}),
+        unsent(
+            "receipt", {"moved": [["offered", "printed", 0, ["h/" + "a" * 16, "h/" + "b" * 16]]], "of": ["1", "1"]}
+        ),
+        unsent("receipt", {"moved": [["acked", "talkbus ack", 0, ["h/" + "c" * 16]]], "of": ["1"]}),
+        unsent("settle", {"ids": ["h/" + "a" * 16, "h/" + "c" * 16], "of": ["1", "another"], "proof": "printed"}),
     ]
     result = run(script, "inbox", "--json")
     assert [(m["body"], m["again"]) for m in json.loads(result.stdout)] == [("text b", True), ("text c", False)]

@@ -446,17 +446,15 @@ def test_one_id_of_two_mailboxes_of_one_host_is_two_messages() -> None:
     assert rig.inbox.waiting() == [second], "the other one was not shown"
 
 
-def test_a_ledger_of_an_earlier_talkbus_is_understood() -> None:
-    """It named messages by host and id: what was shown then is not shown again, and what was offered is a repeat."""
+def test_a_message_of_the_same_host_and_id_as_another_in_the_ledger_may_be_a_repeat() -> None:
+    """A sender that lost its mailbox with the broker's database sends again from another; nobody knows which it is."""
+    book = Book("ob")
+    book.ledger |= {"h/0001/m1": Shown("shown", "hook", "seen", told=True), "h/m2": Shown("shown", "hook", "seen")}
     rig = Rig()
-    rig.book.ledger["h/0001/m1"] = Shown("shown", "hook", "seen", told=True)
-    rig.book.ledger["h/m2"] = Shown("offering", "hook")
-    assert rig.hear(msg(1, 0), msg(2, 1)) == [Ack([[1, 1]], "seen")]
-    (letter,) = rig.inbox.waiting()
-    assert letter.repeat and letter.key == "h/0001/m2"
-    assert set(rig.book.ledger) == {"h/0001/m1", "h/0001/m2"}
-    rig.hear(replace(msg(3, 2, "m1"), fid="0002"))
-    assert [x.msg.fid for x in rig.inbox.waiting()] == ["0001", "0002"], "that one is another message"
+    rig.book = book
+    rig.inbox = Inbox(book, lambda: rig.batch)
+    assert rig.hear(msg(1, 0), msg(2, 1), replace(msg(3, 2, "m1"), fid="0002")) == [Ack([[1, 1]], "seen")]
+    assert [(x.key, x.repeat) for x in rig.inbox.waiting()] == [("h/0001/m2", True), ("h/0002/m1", True)]
 
 
 def test_how_operations_name_what_the_ledger_has() -> None:

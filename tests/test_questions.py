@@ -208,3 +208,16 @@ def test_an_answer_is_told_to_the_rendering() -> None:
     made.inbox.take_in(0, msg(1, "m", re="q" * 16, answer=1), 0)
     made.inbox.take_in(0, msg(2, "n", re="q" * 16), 0)
     assert [x.answer for x in plain(made.inbox.waiting())] == [True, False]
+
+
+def test_a_book_that_is_read_again_forgets_no_question() -> None:
+    """The disk refused a batch; the process, and what its model was shown, are the same."""
+    made = link()
+    made.inbox.take_in(0, msg(1, "q", ask=MINUTE), 0)
+    show(made, 1)
+    lost = send(made, re="q" * 16)
+    assert shown(made, 6) == []
+    later = Link(made.book, made.profile, lambda: "r" * 16, lambda: 0.0)
+    made.book.last = lost - 1
+    later.inbox.inherit(made.inbox)
+    assert shown(later, 6) == ["q"], "the answer was not written, so the question is open"

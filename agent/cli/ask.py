@@ -16,7 +16,7 @@ from agent.cli import exits, show
 from agent.cli.call import Call, Rows, acting, as_json, pass_call
 from agent.cli.finite import Finite
 from agent.cli.follow import following
-from agent.cli.inbox import READER_S, left_this_process, mark, offer
+from agent.cli.inbox import READER_S, hosted, left_this_process, mark, offer
 from agent.cli.letters import message, print_letters
 from agent.cli.mail import Draft, draft, drafting, post, report, unconfirmed
 from bus.errors import BusError
@@ -55,7 +55,8 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
         view = stack.enter_context(call.view())
         rows = _exchange(call, asker, view, made, timeout, sent)
         with person.reading(READER_S):
-            ours = not _shown_elsewhere(asker)
+            terminal = hosted(person)
+            ours = terminal is not None or not _shown_elsewhere(asker)
             if ours:
                 offer(person, rows)
             if as_json:
@@ -64,7 +65,7 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
                 print_letters(rows)
             left_this_process()
             if ours:
-                mark(person, rows)
+                mark(person, rows, terminal)
             else:
                 show.note("the session that this runs in will be shown the answer too")
 

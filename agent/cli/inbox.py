@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.book import ledger_key
 from agent.cli import exits, show
 from agent.cli.call import Call, Rows, acting, as_json, pass_call
 from agent.cli.finite import Finite
@@ -213,23 +214,25 @@ def _wait(call: Call, reader: Reader, timeout: float) -> int:
 class Earlier:
     """What earlier calls of this seat have printed, as far as only its own disk knows: the broker could not write.
 
-    Keys are "host/id": `shown` was printed and is to be marked, `offered` was about to be printed.
+    By "host/id" and the sender's mailbox: `shown` was printed and is to be marked, `offered` was about to be printed.
     """
 
-    shown: frozenset[str] = frozenset()
-    offered: frozenset[str] = frozenset()
+    shown: frozenset[tuple[str, str]] = frozenset()
+    offered: frozenset[tuple[str, str]] = frozenset()
 
     @classmethod
     def of(cls, person: Person) -> Earlier:
         """What waits in the outbox of this seat."""
-        shown: set[str] = set()
-        offered: set[str] = set()
+        shown: set[tuple[str, str]] = set()
+        offered: set[tuple[str, str]] = set()
         for row in person.unsent():
+            senders = row.args.get("of", [])
             if row.op == "settle":
-                shown.update(row.args.get("ids", []))
+                shown.update(zip(row.args.get("ids", []), senders, strict=False))
             elif row.op == "receipt":
+                told = [(status, key) for status, *_, keys in row.args.get("moved", []) for key in keys]
                 offered.update(
-                    key for status, *_, keys in row.args.get("moved", []) if status == "offered" for key in keys
+                    (key, sender) for (status, key), sender in zip(told, senders, strict=False) if status == "offered"
                 )
         return cls(frozenset(shown), frozenset(offered))
 
@@ -247,8 +250,8 @@ def unread(value: dict[str, Any]) -> bool:
     return value.get("status") in UNREAD
 
 
-def _key(value: dict[str, Any]) -> str:
-    return f"{value.get('host', '')}/{value['id']}"
+def _key(value: dict[str, Any]) -> tuple[str, str]:
+    return f"{value.get('host', '')}/{value['id']}", str(value.get("fid", ""))
 
 
 def offer(person: Person, rows: Rows) -> None:
@@ -307,7 +310,8 @@ def mark(person: Person, rows: Rows, terminal: Terminal | None = None) -> None:
     """
     shown = [value for value, _ in rows if unread(value)]
     if terminal is not None:
-        if shown and not terminal.printed([_key(value) for value in shown]):
+        keys = [ledger_key(str(v.get("host", "")), str(v.get("fid", "")), str(v["id"])) for v in shown]
+        if keys and not terminal.printed(keys):
             show.note("not marked yet, so it may be shown again (is the program that 'talkbus run' started ending?)")
         return
     for start in range(0, len(shown), SETTLED_AT_ONCE):

@@ -148,9 +148,10 @@ class Ladder:
         if not keys:
             return
         proven = await asyncio.to_thread(recovery.proofs, self._transcript(), self._former, keys, self._lives)
-        printed = [key for key in printed if key not in proven]
         await self._call(lambda link, now: link.inbox.proven(now, proven, "transcript"))
-        await self._call(lambda link, now: link.inbox.proven(now, printed, "hook-output"))
+        if self._follower.path is None:  # else the transcript would say that the model was told what a hook printed
+            printed = [key for key in printed if key not in proven]
+            await self._call(lambda link, now: link.inbox.proven(now, printed, "hook-output"))
         if not self._records:
             taken = [key for key in taken if key not in proven]
             await self._call(lambda link, now: link.inbox.proven(now, taken, TERMINAL))
@@ -477,7 +478,8 @@ class Ladder:
             letters = [letter for letter in link.inbox.waiting() if letter.key in self._printed]
             given = [letter.key for letter in link.inbox.offer(now, letters, "printed")]
             link.inbox.shown(now, given, "printed")
-            return given
+            ledger = link.book.ledger
+            return [key for key in self._printed if key in ledger and ledger[key].state == "shown"]
 
         self._printed -= set(await self._call(show))
 

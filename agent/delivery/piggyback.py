@@ -16,7 +16,7 @@ from agent.inbox import Letter
 from agent.link import Link
 from agent.loop import Loop
 from bus import wire
-from bus.errors import StoreError, Unreachable
+from bus.errors import BusError, StoreError, Unreachable
 
 log = logging.getLogger("talkbus.agent")
 
@@ -68,6 +68,20 @@ class Piggyback:
 
         letters, left, now = await asyncio.wrap_future(self._loop.call(choose))
         return render.render(plain(letters), now, room), len(letters), left
+
+    async def refused(self, call: Call) -> None:
+        """The disk refused what this call wanted last: keep what it was offered before, where that is known."""
+        try:
+            await asyncio.wrap_future(self._loop.call(lambda link, _now: self._keep_offered(link, call)))
+        except BusError:
+            call.letters.clear()
+
+    @staticmethod
+    def _keep_offered(link: Link, call: Call) -> None:
+        ledger = link.book.ledger
+        call.letters = {
+            key: letter for key, letter in call.letters.items() if key in ledger and ledger[key].state == "offering"
+        }
 
     async def left_waiting(self) -> int:
         """How many messages wait, for a result that has no room for them."""
@@ -135,6 +149,7 @@ class Piggyback:
 
     def _rebuilt(self, link: Link) -> None:
         for call in list(self._calls):
+            self._keep_offered(link, call)
             link.inbox.hold(call.letters.values())
 
 

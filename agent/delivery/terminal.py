@@ -84,6 +84,8 @@ class Terminal:
         with suppress(OSError):
             for path in sorted(self.path.glob("box-*")):
                 pid = path.name.removeprefix("box-")
+                if not pid.isdecimal():
+                    continue  # not ours
                 former = pid in (supervisor, str(os.getpid())) or processes.start_time(int(pid)) is None
                 found += [Box(path)] if former else []
         return found

@@ -83,8 +83,3 @@ class Choice:
         name, _, host = text(told, "by").rpartition("@")
         named.append((name, host))
         return any(peer in (name.lower(), full(name, host).lower()) for name, host in named if name)
-
-
-def _key(told: dict[str, Any]) -> tuple[str, str]:
-    """Which message an event is about. Two senders may use one id; older brokers do not always say whose it is."""
-    return text(told, "id"), text(told, "fid") or full(text(told, "from"), text(told, "from_host"))

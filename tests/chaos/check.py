@@ -89,14 +89,11 @@ def check(
     key_of: dict[str, str] = {}
     for log in recipients:
         seen: dict[str, int] = shown.setdefault(log.name, {})
-        proved: set[str] = set()
         lives = 0
         for line in log.read():
             kind = line[1]
             if kind == "start":
                 lives += 1
-            elif kind == "proved":
-                proved.add(line[2])
             elif kind == "shown":
                 ident, key, repeat = line[2], line[4], line[5]
                 key_of[ident] = key

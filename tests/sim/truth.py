@@ -46,7 +46,7 @@ class Violation(AssertionError):
         self.kind = kind
 
 
-ACKED = "tool"  # the proof with which applications acknowledge
+ACKED = "acked"  # the proof that an acknowledgement is
 
 
 def mark(ident: str, body: bytes) -> str:
@@ -517,7 +517,11 @@ class Truth(Watch):
     def _shown_before(self, seat: AppSeat, args: dict[str, Any]) -> None:
         """What a request names as the questions it may answer was proved to have been shown, and is such."""
         for fid, ident in args.get("answers", []):
-            seen = [s for (led, key), s in self.sights.items() if led == seat.ledger and f"/{ident}:" in key]
+            seen = [
+                s
+                for (led, key), s in self.sights.items()
+                if led == seat.ledger and f"/{ident}:" in key and fid in s.fids
+            ]
             if not any(sight.proven for sight in seen):
                 self.fail("matched", f"{seat.label} answers {ident}, which is not proved to have been shown")
             if (fid, ident, seat.mailbox) not in self.put:
