@@ -21,7 +21,8 @@ def ledger_key(host: str, fid: str, ident: str) -> str:
 class Shown:
     """One message in the ledger: "offering" (a path has it), or "shown" with its proof.
 
-    `told` is true once the broker is known to have it on disk.
+    `path` is the path, and behind a blank the nonce of the text that carried it, if it had one. `told` is true once
+    the broker is known to have it on disk.
     """
 
     state: str
@@ -29,6 +30,16 @@ class Shown:
     proof: str = ""
     at: int = 0
     told: bool = False
+
+    @property
+    def way(self) -> str:
+        """The path alone."""
+        return self.path.partition(" ")[0]
+
+    @property
+    def nonce(self) -> str:
+        """What proves in a transcript that the text was shown; "" where nothing can."""
+        return self.path.partition(" ")[2]
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ FIRST_KEPT = 4096  # messages of which is known how they first came to this proc
 LEDGER_SLACK = 1000  # how far the ledger may outgrow its limit before it is trimmed
 
 ASKS_KEPT = 256
+REST_MS = 60_000  # an answer that no call of this process has taken by then is delivered like any message
 PROOF_MAX = 64  # characters the broker keeps of a proof
 
 
@@ -160,7 +161,8 @@ class Inbox:
         self.questions.inherit(former.questions)
 
     def _rests(self, now: int, msg: wire.Msg) -> int:
-        return now + msg.answer if msg.answer > 1 and msg.re not in self._asked_here else 0
+        # Whether a call of another process still waits nobody tells us: it may have been ended long before its time.
+        return now + min(msg.answer, REST_MS) if msg.answer > 1 and msg.re not in self._asked_here else 0
 
     def over(self, ident: str) -> None:
         """The `ask` of this question has ended here, sooner than others know: its answer is mail like any other."""
@@ -254,8 +256,9 @@ class Inbox:
         """What could be offered now, in order."""
         return list(self._waiting.values())
 
-    def offer(self, now: int, letters: Iterable[Letter], path: str) -> list[Letter]:
-        """Write `offering` for these and hand them out, once the batch is on disk.
+    def offer(self, now: int, letters: Iterable[Letter], path: str, nonce: str = "") -> list[Letter]:
+        """Write `offering` for these and hand them out, once the batch is on disk. `nonce` is in the text that
+        carries them and nowhere else, so that a later life can prove that it was shown.
 
         What is expired, shown or in another path's hands is left out.
         """
@@ -278,7 +281,7 @@ class Inbox:
                 self._alike[named(key)[0]] += 1
             self._offering[key] = known
             self.questions.offered(now, known.msg, known.matched)
-            self._book.ledger[key] = Shown("offering", path, at=now)
+            self._book.ledger[key] = Shown("offering", f"{path} {nonce}" if nonce else path, at=now)
             batch.writes.append(PutShown(key, self._book.ledger[key]))
             self.moves.append(("offered", path, now, key))
             self.urgent = self.urgent or key not in self._at

@@ -222,6 +222,7 @@ class Agent:
 
     async def _call(self, request: Any, name: str, given: Mapping[str, Any]) -> tuple[str, bool]:
         """The text of a result, and whether it is an error. What became of what it carries, results.py finds out."""
+        from agent.delivery import native
         from agent.delivery.piggyback import Call
 
         await self._mail.settled(SETTLE_S)  # what this request proves to have been read is on the disk
@@ -245,9 +246,11 @@ class Agent:
         finally:
             if not answered:  # cancelled: there will be no response, so nothing was shown
                 self._mail.release(call, certain=True)
+        whole_text = "\n\n".join(part for part in parts if part)
         if call.letters:
             self._results.leaving(request, call)
-        return "\n\n".join(part for part in parts if part), failed
+            whole_text = native.marked(whole_text, call.nonce)
+        return whole_text, failed
 
     async def _run(self, call: Call, name: str, given: Mapping[str, Any]) -> tuple[str, bool, bool]:
         """Text, whether it failed, and whether it has the waiting messages already."""

@@ -457,7 +457,7 @@ def _acknowledge(link: Link, now: int, found: Sequence[dict[str, Any]]) -> tuple
     last, ledger = (0, ""), link.book.ledger
     keys = [_key(value) for value in found]
     lines = {key: ledger.get(key) for key in keys}
-    offers = {key: ("offered", line.path, max(0, now - line.at)) for key, line in lines.items() if line is not None}
+    offers = {key: ("offered", line.way, max(0, now - line.at)) for key, line in lines.items() if line is not None}
     link.inbox.shown(now, keys, "acked")
     link.inbox.proven(now, keys, "acked")
     for start in range(0, len(keys), ACKS_AT_ONCE):

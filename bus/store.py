@@ -52,8 +52,9 @@ _NAMED = {
     "d.offered_at IS NOT NULL OR d.injected_at IS NOT NULL "
     "FROM messages m CROSS JOIN deliveries d INDEXED BY deliveries_msg ON d.msg = m.row "
     "WHERE m.id = ? AND ? IN ('', m.host) AND ? IN ('', m.sender) AND d.mailbox = ? "
-    # Nobody can have been shown what is held; an agent that says so speaks of a copy the disk no longer knows.
-    "AND NOT (d.open = 1 AND d.stored_at IS NULL)"
+    # Nobody can have been shown what is held, or was dropped while it was; an agent that says so speaks of a copy
+    # that the disk no longer knows.
+    "AND d.stored_at IS NOT NULL"
     for status in STEP
 }
 _ONLY_OFFERED = ("acked", "failed")
@@ -224,7 +225,7 @@ class Store:
     def marks(self, message: AddMessage, mailbox: str, now: int) -> tuple[int, int]:
         """`ask` and `answer` of the copy of a message in a mailbox (PROTOCOL.md §7), as of `now` in ms since 1970."""
         with self._told("read"):
-            return marks(self._db, message.ask, message.re, message.sender, mailbox, now)
+            return marks(self._db, message.id, message.ask, message.re, message.sender, mailbox, now)
 
     def recall(self, ob: str, q: int) -> Saved | None:
         """The reply of a request done long ago, from the journal; None when it was pruned or never done."""

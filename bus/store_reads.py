@@ -44,9 +44,8 @@ _WITH_PEER = (
 _MAYBE_SHOWN = "d.open = 1 AND d.offered_at IS NOT NULL"
 _IDENT = "(m.id = ? AND ? IN ('', m.host) AND ? IN ('', m.sender))"
 _QUESTION = (
-    "SELECT q.ask FROM messages q WHERE q.id = ? AND q.sender = ? AND q.ask > 0 AND EXISTS "
-    "(SELECT 1 FROM deliveries d INDEXED BY deliveries_msg "
-    "WHERE d.msg = q.row AND d.mailbox = ? AND d.stored_at IS NOT NULL)"
+    "SELECT q.ask, d.answered_proof FROM messages q CROSS JOIN deliveries d INDEXED BY deliveries_msg "
+    "ON d.msg = q.row WHERE q.id = ? AND q.sender = ? AND q.ask > 0 AND d.mailbox = ? AND d.stored_at IS NOT NULL"
 )
 _STATE = "SELECT key, ver, by, project, ts, expires, value FROM state"
 
@@ -108,13 +107,18 @@ def answer(db: sqlite3.Connection, read: Read, now: int) -> Iterator[Part]:
     return query(Ask(db, read, now))
 
 
-def marks(db: sqlite3.Connection, ask: int, re_: str, sender: str, mailbox: str, now: int) -> tuple[int, int]:
+def marks(
+    db: sqlite3.Connection, ident: str, ask: int, re_: str, sender: str, mailbox: str, now: int
+) -> tuple[int, int]:
     """`ask` and `answer` of one copy (PROTOCOL.md §7): what replies to a question of this mailbox, and comes from the
     mailbox that the question was put to, is an answer. `re` alone says nothing, since anybody may write any id there.
+    Nobody waits for a second one.
     """
     matched = max(ask + ANSWER_MS - now, 0) if ask else 0
     question = db.execute(_QUESTION, (re_, mailbox, sender)).fetchone() if re_ else None
-    return matched, max(question[0] - now, 1) if question else 0
+    if question is None:
+        return matched, 0
+    return matched, max(question[0] - now, 1) if question[1] in (None, ident) else 1
 
 
 def _value(row: Any, now: int, to: str, step: int | None, again: bool) -> dict[str, Any]:
@@ -160,7 +164,9 @@ def _seen(ask: Ask, row: Any, again: bool = False) -> dict[str, Any]:
 
 def _marked(ask: Ask, value: dict[str, Any], row: Any, mailbox: str) -> dict[str, Any]:
     """With what the copy in this mailbox has to do with questions."""
-    for name, left in zip(("ask", "answer"), marks(ask.db, row[12], row[7], row[4], mailbox, ask.now), strict=True):
+    for name, left in zip(
+        ("ask", "answer"), marks(ask.db, row[1], row[12], row[7], row[4], mailbox, ask.now), strict=True
+    ):
         if left:
             value[name] = left
     return value

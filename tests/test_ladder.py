@@ -175,7 +175,7 @@ def test_a_task_is_offered_to_an_idle_session_and_shown_with_proof_only(bed: Bed
     bed.says("idle")
     bed.turn()
     assert bed.text().startswith("From other agent sessions") and f'<peer-message id="{"a" * 16}"' in bed.text()
-    assert bed.loop.book.ledger[key].state == "offering" and bed.loop.book.ledger[key].path == "terminal"
+    assert bed.loop.book.ledger[key].state == "offering" and bed.loop.book.ledger[key].way == "terminal"
     bed.typed()
     bed.turn()
     assert bed.loop.book.ledger[key].state == "offering" and not bed.box.waiting()

@@ -266,23 +266,9 @@ def test_scan_looks_back(tmp_path: Path) -> None:
     path = tmp_path / "a"
     message = user(BODY)["message"]
     path.write_bytes(b"".join(line(r) + b"\n" for r in (user(BODY), request("r", message), answer("r"))))
-    assert scan(path, [("k", (WORDS, "")), ("n", ("nothing of it", ""))]) == {"k": Seen.INJECTED, "n": Seen.NOTHING}
-    assert scan(tmp_path / "none", [("k", (WORDS, ""))]) == {"k": Seen.NOTHING}
+    assert scan(path, [("k", WORDS), ("n", "nothing of it")]) == {"k": Seen.INJECTED, "n": Seen.NOTHING}
+    assert scan(tmp_path / "none", [("k", WORDS)]) == {"k": Seen.NOTHING}
     assert scan(path, []) == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "whole"),
-    [
-        ('head <m id="1">\nbody\n</m> tail', True),
-        ('<m id="1">\nbody, and then it was cu', False),
-        ('<m id="1">\ncut in the middle <m id="2">\nbody\n</m>', False),
-        ('<m id="1">\ncut <m id="2">\nx\n</m> and again <m id="1">\nbody\n</m>', True),
-        ('<m id="2">\nbody\n</m>', False),
-    ],
-)
-def test_a_text_that_was_cut_was_not_shown(text: str, whole: bool) -> None:
-    assert transcript.Watch("k", '<m id="1"', end="</m>").stands_in(text) is whole
 
 
 def _said(ref: str) -> bytes:

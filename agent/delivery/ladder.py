@@ -134,14 +134,12 @@ class Ladder:
 
     async def recover(self) -> None:
         """What a former life was offering: proof is looked for before anything is offered again."""
-        offering, known = await self._call(
-            lambda link, now: (
-                [key for key, line in link.book.ledger.items() if line.state == "offering"],
-                list(link.book.ledger),
-            )
+        keys = await self._call(
+            lambda link, now: {
+                key: line.nonce for key, line in link.book.ledger.items() if line.state == "offering" and line.nonce
+            }
         )
         self._look()
-        keys = recovery.distinct(offering, known)
         printed = recovery.empty(self._maildir.box, keys)
         boxes = self._terminal.left() if self._terminal is not None else []
         taken = [key for box in boxes for key in recovery.empty(box, keys)]
@@ -200,14 +198,16 @@ class Ladder:
         """Whether the session has a transcript, which then decides what was shown."""
         return self._follower.path is not None
 
-    def carry(self, letters: Iterable[Letter]) -> None:
-        """A tool result is about to be written with these, which were offered. Before it can be in the transcript."""
+    def carry(self, letters: Iterable[Letter], nonce: str) -> None:
+        """A tool result is about to be written with these, which were offered, and with the nonce at its end.
+
+        To be called before it can be in the transcript.
+        """
         now, session = self._now(), self._info.id if self._info else ""
         for letter in letters:
-            flight = Flight([letter], "tool-result", f"result {letter.key}", now, session)
+            flight = Flight([letter], "tool-result", f"{nonce} {letter.key}", now, session)
             self._flights.append(flight)
-            words, then = recovery.mark(letter.key)
-            self._parser.watch(flight.nonce, words, end=recovery.END, then=then)
+            self._parser.watch(flight.nonce, nonce)
 
     def carried(self, keys: Iterable[str], taken: bool = False) -> None:
         """Their result was written in full; with `taken` the client has read it."""
@@ -363,21 +363,21 @@ class Ladder:
         if self._channel is None or any(flight.path == "channel" for flight in self._flights):
             return
         await self._take_back()
-        letters, left = await self._offer(await self._call(self._waiting), NATIVE_BUDGET, "channel")
+        letters, left, nonce = await self._offer(await self._call(self._waiting), NATIVE_BUDGET, "channel")
         if not letters:
             return
-        flight = self._begin(letters, "channel", now)
+        flight = self._begin(letters, "channel", now, nonce)
         self._parser.watch(flight.nonce, flight.nonce, native=True)
         await self._channel.push(native.marked(self._text(letters, left, NATIVE_BUDGET), flight.nonce))
 
     async def _post(self, waiting: Sequence[Letter], now: int) -> None:
         """One line with all that fits."""
-        letters, left = await self._offer(waiting, NATIVE_BUDGET, "native")
+        letters, left, nonce = await self._offer(waiting, NATIVE_BUDGET, "native")
         if not letters or not self._pacer.take(now):
             await self._back([letter.key for letter in letters], certain=True)
             return
         self._lines.append(now)
-        flight = self._begin(letters, "native", now)
+        flight = self._begin(letters, "native", now, nonce)
         text = self._text(letters, left, NATIVE_BUDGET)
         self._parser.watch(flight.nonce, flight.nonce, native=True)
         try:
@@ -392,10 +392,10 @@ class Ladder:
         if task:
             await self._take_back(notes_only=True)
             waiting = await self._call(self._waiting)
-        letters, left = await self._offer(waiting, HOOK_BUDGET, "hook")
+        letters, left, nonce = await self._offer(waiting, HOOK_BUDGET, "hook")
         if not letters:
             return
-        flight = self._begin(letters, "hook", now)
+        flight = self._begin(letters, "hook", now, nonce)
         flight.task = any(letter.wakes for letter in letters)
         text = native.marked(self._text(letters, left, HOOK_BUDGET), flight.nonce)
         self._parser.watch(flight.nonce, flight.nonce)
@@ -423,10 +423,10 @@ class Ladder:
         if any(flight.path == TERMINAL for flight in self._flights):
             return
         waiting = [letter for letter in await self._call(self._waiting) if letter.key not in self._typed]
-        letters, left = await self._offer(waiting, HOOK_BUDGET, TERMINAL)
+        letters, left, nonce = await self._offer(waiting, HOOK_BUDGET, TERMINAL)
         if not letters or self._box is None:
             return
-        flight = self._begin(letters, TERMINAL, now)
+        flight = self._begin(letters, TERMINAL, now, nonce)
         text = render.inert(native.marked(self._text(letters, left, HOOK_BUDGET), flight.nonce))
         self._parser.watch(flight.nonce, flight.nonce, typed=True)
         wall = time.time_ns() // 1_000_000
@@ -483,17 +483,18 @@ class Ladder:
 
         self._printed -= set(await self._call(show))
 
-    async def _offer(self, waiting: Sequence[Letter], budget: int, path: str) -> tuple[list[Letter], int]:
-        """`offering` on the disk for as many letters as fit; and how many are left."""
+    async def _offer(self, waiting: Sequence[Letter], budget: int, path: str) -> tuple[list[Letter], int, str]:
+        """`offering` on the disk for as many letters as fit; how many are left; and the nonce for their text."""
+        nonce = secrets.token_hex(6)
 
-        def offer(link: Link, now: int) -> tuple[list[Letter], int]:
+        def offer(link: Link, now: int) -> tuple[list[Letter], int, str]:
             fit = fitting(waiting, now, budget, self._reply_tool)
-            return link.inbox.offer(now, fit, path), len(waiting) - len(fit) + link.inbox.more
+            return link.inbox.offer(now, fit, path, nonce), len(waiting) - len(fit) + link.inbox.more, nonce
 
         return await self._call(offer)
 
-    def _begin(self, letters: list[Letter], path: str, now: int) -> Flight:
-        flight = Flight(letters, path, f"{secrets.token_hex(6)}", now, self._info.id if self._info else "")
+    def _begin(self, letters: list[Letter], path: str, now: int, nonce: str) -> Flight:
+        flight = Flight(letters, path, nonce, now, self._info.id if self._info else "")
         self._flights.append(flight)
         return flight
 

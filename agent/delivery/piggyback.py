@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -30,10 +31,11 @@ _RETRY_S = 0.5
 class Call:
     """One tool call: what its result carries is confirmed, or comes back, as a whole."""
 
-    __slots__ = ("letters",)
+    __slots__ = ("letters", "nonce")
 
     def __init__(self) -> None:
         self.letters: dict[str, Letter] = {}  # changed in the thread of the link only
+        self.nonce = secrets.token_hex(6)  # stands at the end of the result, if it carries letters
 
 
 class Piggyback:
@@ -48,7 +50,7 @@ class Piggyback:
 
     def offer(self, link: Link, now: int, call: Call, letters: Sequence[Letter]) -> list[Letter]:
         """In the thread of the link: those of `letters` that may be shown by this call's result."""
-        given = link.inbox.offer(now, letters, PATH)
+        given = link.inbox.offer(now, letters, PATH, call.nonce)
         self._calls.add(call)
         call.letters.update((letter.key, letter) for letter in given)
         return given

@@ -73,7 +73,7 @@ class Results:
         out = _Out(request, call)
         self._out.append(out)
         if (ladder := self._ladder()) is not None:
-            ladder.carry(list(call.letters.values()))
+            ladder.carry(list(call.letters.values()), call.nonce)
             self._mail.handed_over(call)
         asyncio.get_running_loop().call_later(OVERDUE_S, self._overdue, out)
 

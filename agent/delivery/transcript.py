@@ -51,23 +51,15 @@ class Watch:
     """A text that is looked for, by words of it that nothing else holds; `key` is the caller's name for it.
 
     `native` says that it was written to the inbox: only such a text can be dropped, held or queued there. One that
-    was `typed` can be queued as well, and is taken for a turn as a prompt. What follows the words up to a quotation
-    mark ends with `then`. `end` is where the text ends, if it has such words: what the client cut in between does not
-    count.
+    was `typed` can be queued as well, and is taken for a turn as a prompt.
     """
 
     key: str
     words: str
     native: bool = False
     typed: bool = False
-    end: str = ""
     seen: Seen = Seen.NOTHING
     hashes: set[str] = field(default_factory=set)
-    then: str = ""
-
-    def stands_in(self, text: str) -> bool:
-        """Whether this is a text with the words, with its end where it has one."""
-        return stands_in(text, self.words, self.then, self.end)
 
     @property
     def raw(self) -> bytes:
@@ -86,15 +78,11 @@ class Parser:
         self._results: list[bytes] = []  # records of the results since the model's last message but one
         self._ref = b""  # the request that message answers
 
-    def watch(
-        self, key: str, words: str, native: bool = False, typed: bool = False, end: str = "", then: str = ""
-    ) -> None:
-        """Look for `words` from now on, and `then` before the next quotation mark. They need to be unmistakable: with
-        our id in them. Before the attempt.
-        """
+    def watch(self, key: str, words: str, native: bool = False, typed: bool = False) -> None:
+        """Look for `words` from now on, before the attempt. Nobody may be able to write them without having seen."""
         if not words:
             raise ValueError("nothing to look for")
-        self._watches[key] = Watch(key, words, native, typed, end, then=then)
+        self._watches[key] = Watch(key, words, native, typed)
 
     def unwatch(self, key: str) -> None:
         """Its fate is settled."""
@@ -235,7 +223,7 @@ class Parser:
 
     def _told(self, text: str) -> None:
         if text.startswith("Held peer message"):
-            held = {w.key for w in self._watches.values() if w.native and w.stands_in(text)}
+            held = {w.key for w in self._watches.values() if w.native and w.words in text}
             # The preview is short: what is not named and not queued is held as well.
             self._raise(held or self._unqueued(), Seen.HELD)
         elif text.startswith("Dropped a peer message"):
@@ -346,39 +334,21 @@ class _Tail:
         return lines
 
 
-def stands_in(text: str, words: str, then: str = "", end: str = "") -> bool:
-    """Whether `words` stand in a text, with `then` before the next quotation mark after them, and with `end` behind
-    before another text of the same kind begins. The kind is the first word of `words`.
-    """
-    begin = words.partition(" ")[0] + " "
-    at = text.find(words)
-    while at >= 0:
-        start = at + len(words)
-        quote = text.find('"', start)
-        if not then or text[start : max(quote, 0)].endswith(then):
-            stop = text.find(end, start)
-            if stop >= 0 and (not end or begin not in text[start:stop]):
-                return True
-        at = text.find(words, start)
-    return False
-
-
 def scan(
     path: Path,
-    wanted: Iterable[tuple[str, tuple[str, str]]],
+    wanted: Iterable[tuple[str, str]],
     native: bool = True,
     last: int = 256 * CHUNK,
-    end: str = "",
 ) -> dict[str, Seen]:
-    """What a transcript says of texts offered in a former life, as (key, (words, then)).
+    """What a transcript says of texts offered in a former life, as (key, words).
 
     To be called before anything is offered again. Reads the last `last` octets of the file, once. A file that cannot
     be read says nothing.
     """
     parser = Parser()
     keys = []
-    for key, (words, then) in wanted:
-        parser.watch(key, words, native, typed=True, end=end, then=then)
+    for key, words in wanted:
+        parser.watch(key, words, native, typed=True)
         keys.append(key)
     tail = _Tail(path, max(0, _size(path) - last))
     while keys:
@@ -421,7 +391,7 @@ def _texts(content: object) -> Iterator[str]:
 
 
 def _holds(texts: Iterable[str], watch: Watch) -> bool:
-    return any(watch.stands_in(text) for text in texts)
+    return any(watch.words in text for text in texts)
 
 
 def _keep(kept: OrderedDict[str, Any], key: str, value: object) -> None:

@@ -67,8 +67,8 @@ def _excused(restores: Sequence[Restore], sender: str, accepted: float, settled:
     for restore in restores:
         if accepted > restore.restored:
             continue
-        kept = settled is not None and settled < restore.copied - SLACK_S
-        if restore.whose == "broker" and not kept:
+        # What was settled by the broker whose work was thrown away is nowhere; anything else its sender still has.
+        if restore.whose == "broker" and settled and restore.copied - SLACK_S < settled < restore.restored + SLACK_S:
             return True
         if restore.whose == sender and accepted > restore.copied - SLACK_S:
             return True

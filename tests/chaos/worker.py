@@ -169,11 +169,12 @@ def _recover(options: dict[str, Any], loop: Loop, rng: random.Random) -> None:
         for text in file:
             line = json.loads(text)
             if line[1] == "shown":
-                seen.add(f"{line[3]}/{line[2]}")
+                seen.add((line[3], line[2]))
 
     def prove(link: Link, now: int) -> None:
         offering = [key for key, entry in link.book.ledger.items() if entry.state == "offering"]
-        link.inbox.proven(now, [key for key in offering if key in seen], "transcript")
+        proven = [key for key in offering if (key.partition("/")[0], key.rpartition("/")[2]) in seen]
+        link.inbox.proven(now, proven, "transcript")
 
     loop.call(prove).result()
 
