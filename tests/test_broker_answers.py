@@ -192,3 +192,13 @@ def test_a_database_of_the_schema_before_questions_is_migrated() -> None:
     made = Store.from_dump(store.dump())
     assert made.message("s", "m").ask == 0
     assert made._db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
+
+
+def test_nobody_waits_for_a_second_answer() -> None:
+    rig = bus("api", "web")
+    ident = ask(rig, A, "web", 600_000)
+    first = reply(rig, B, "api", ident)
+    assert first is not None and first.answer == 600_000
+    second = reply(rig, B, "api", ident)
+    assert second is not None and second.answer == 1
+    assert sorted(marks(rig, "api", "inbox", re=ident)) == [(0, 1), (0, 600_000)]

@@ -221,3 +221,13 @@ def test_a_book_that_is_read_again_forgets_no_question() -> None:
     made.book.last = lost - 1
     later.inbox.inherit(made.inbox)
     assert shown(later, 6) == ["q"], "the answer was not written, so the question is open"
+
+
+def test_an_answer_that_nobody_here_waits_for_rests_a_minute_at_most() -> None:
+    """The command that asked may have been ended long before its time was over."""
+    made = link()
+    made.inbox.take_in(0, msg(1, "m", re="q" * 16, answer=3_600_000), 0)
+    made.inbox.expire(MINUTE - 1)
+    assert wakes(made) == [False]
+    made.inbox.expire(MINUTE)
+    assert wakes(made) == [True]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.test_mcp import in_loop
-from tests.live.test_mcp_bed import Agent, Bed, agent, bed, bodies
+from tests.live.test_mcp_bed import Agent, Bed, agent, bed, bodies, until
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -77,7 +77,9 @@ async def test_a_strangers_reply_to_ends_nothing_and_is_ordinary_mail(bus: Bed) 
         await eve.call("send_message", to="alice", body="6666", reply_to=ident)
         text = await alice.eventually("check_messages", "6666", wait_s=5)
         assert "task from eve" in text and "To reply" in text and "answer to" not in text
-        assert not call.done() and steps(bus, ident) == {"injected"}
+        await bob.call("set_status")  # what comes after the question proves that it was read
+        until(lambda: steps(bus, ident) == {"injected"})
+        assert not call.done()
         await bob.call("send_message", to="eve", body="to another one", reply_to=ident)
         assert steps(bus, ident) == {"injected"}
         await bob.call("send_message", to="alice", body="8080", reply_to=ident)
