@@ -54,13 +54,15 @@ class World:
         self.user = root / "home"
         self.project = root / "project"
         self.bin = root / "bin"
-        for folder in (self.user / ".claude", self.project, self.bin):
+        temp = root / "temp"
+        for folder in (self.user / ".claude", self.project, self.bin, temp):
             folder.mkdir(parents=True)
         for name in [n for n in os.environ if n.startswith(("TALKBUS", "CLAUDE"))]:
             monkeypatch.delenv(name)
         monkeypatch.setenv("HOME", str(self.user))
         monkeypatch.setenv("TALKBUS_HOME", str(root / "bus"))
         monkeypatch.setenv("PATH", f"{self.bin}{os.pathsep}/usr/bin{os.pathsep}/bin")
+        monkeypatch.setattr(tempfile, "tempdir", str(temp))  # what is left there is this test's alone
         monkeypatch.chdir(self.project)
         self.stats: dict[str, Any] = {"writable": True}
         self.peers: list[dict[str, Any]] = []
@@ -132,7 +134,7 @@ class World:
         return [str(check["text"]) for check in checks if check["name"] == name][-1]
 
     def _files(self) -> dict[str, tuple[bytes, int]]:
-        files = [*self.user.parent.rglob("*"), *Path(tempfile.gettempdir()).glob("talkbus-doctor-*")]
+        files = self.user.parent.rglob("*")
         return {str(p): (p.read_bytes() if p.is_file() else b"", p.stat().st_mode) for p in files}
 
 

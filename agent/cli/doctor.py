@@ -138,7 +138,7 @@ def examine(call: Call, tell: Callable[[str], None] = lambda _: None) -> Iterato
 def _delivery(ways: Ways, inbox: bool, reached: list[str]) -> Check:
     """What all of this means for mail to a new session; `inbox`: the client has one, and we are to use it."""
     if ways.server:
-        tried = "" if reached else " (not tried, for no session is open)"
+        tried = "" if reached else " (no open session proves it)"
         waking = [f"its own inbox{tried}"] if inbox and ways.inbox else []
         waking += ["a hook"] if ways.waiter else []
         if waking:
@@ -335,7 +335,7 @@ def _sessions(call: Call, peers: list[dict[str, Any]], reached: list[str]) -> It
             )
         elif wake in _WAITS:
             told = f"nothing wakes it; it sees mail {_WAITS[wake]}"
-            yield Check(name, "warn", told, "talkbus install")
+            yield Check(name, "warn", told, "run it there" if wake == "inbox" else "talkbus install")
         elif not faults:
             reached.append(live.name)
             shown = ", which takes connections" if wake == "native" and live.client_pid else ""
@@ -352,8 +352,8 @@ def _reaching(name: str, live: Live, wake: str) -> Iterator[Check]:
         refused = knock(info.socket) if info is not None and info.socket else "it has none"
         if refused:
             yield Check(name, "fail", f"its own inbox does not take anything: {refused}", "start that session again")
-    if agent is None or client is None:
-        return
+    if agent is None or client is None or wake in ("terminal", "notice", "inbox"):
+        return  # typed into by its supervisor, or read by a person: it has no hooks of ours
     try:
         place = Maildir.place(agent_place(agent), live.client_pid, live.client_start)
         found = read(client, Path(live.cwd))
