@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.delivery import pty
-from agent.delivery.pty import Typist, notice, pasted
+from agent.delivery import native, pty
+from agent.delivery.pty import Reference, Typist, notice, pasted
 
 LATE = 1_000_000
 
@@ -64,6 +64,7 @@ def test_after_typing_it_settles() -> None:
         (b"ab\x7f\x7f\x7f", 0),
         (b"half\x15", 0),
         (b"half\x03", 0),
+        (b"half\x04", 4),  # a line editor deletes a character there, or nothing
         (b"\x1bOP\x1b[1;5C\x1b[D", 0),
         (b"\x1b[A", 1),  # an earlier line may stand there now
         (b"\x1b[A\r", 0),
@@ -90,6 +91,7 @@ def test_what_seems_to_stand_in_the_line(keys: bytes, draft: int) -> None:
         (b"half\nmore", 9),
         (b"half\x15", 4),  # it clears one line of several
         (b"half\x03", 0),
+        (b"half\x04", 4),  # it deletes a character at most
         (b"\x10", 1),
         (b"\x12", 1),
     ],
@@ -101,6 +103,46 @@ def test_in_a_client_a_draft_has_several_lines(keys: bytes, draft: int) -> None:
         single.keys(0, sequence)
     for typist in (whole, single):
         typist.says("idle")
+        assert typist.draft == draft and typist.may(LATE) == (draft == 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "draft"),
+    [
+        (b"half", 4),
+        (b"half\r", 0),
+        (b"half\n", 0),
+        (b"half\x03", 0),
+        (b"half\x15", 0),
+        (b"ab\x7f\x7f\x7f", 0),
+        (b"\x04", 0),
+        (b"half\x04", 4),  # the program has it and waits for the rest of the line
+        (b"half\x04\x04", 4),
+        (b"half\x04\x15", 4),
+        (b"half\x04ab\x15", 4),
+        (b"half\x04ab\x7f\x7f\x7f\x7f", 4),
+        (b"half\x04\r", 0),
+        (b"half\x04\n", 0),
+        (b"half\x04\x03", 0),
+        (b"half\x04\rab\x15", 0),
+        (b"half\x16\x03", 6),  # quoted: it stands in the line
+        (b"half\x16\r", 6),
+        (b"half\x16\x15", 6),
+        (b"ab\x08\x08", 4),  # not this terminal's erase character
+        (b"\t", 1),
+        (b"\x1b[D", 3),
+        (b"\x1bOP", 3),
+        (b"\x1b[H\x7f\x7f\x7f", 0),
+        (b"\x1b[D\r", 0),
+        (b"\x1b[200~touch a\rtouch b\x1b[201~", 13),
+    ],
+)
+def test_what_stands_in_a_line_that_the_terminal_edits(keys: bytes, draft: int) -> None:
+    whole, single = ready(), ready()
+    whole.keys(0, keys, b"\x7f")
+    for octet in keys:
+        single.keys(0, bytes([octet]), b"\x7f")
+    for typist in (whole, single):
         assert typist.draft == draft and typist.may(LATE) == (draft == 0)
 
 
@@ -199,3 +241,32 @@ def test_a_notice_is_one_line() -> None:
     assert notice(False) == b"talkbus: a message waits for this session, to read it run: talkbus inbox\r"
     assert notice(True) == b"# " + notice(False) and b"\n" not in notice(True)
     assert not set(notice(True)) & set(b";&|<>$`'\"(){}[]*?!\\~")  # a word of a shell, and nothing more
+
+
+NONCE = "0123456789ab"
+
+
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [
+        (b"> (talkbus delivery 0123456789ab)\r\n", True),
+        (b"0123\x1b[0m\x1b[1;31m4567\x1b]8;;http://x\x1b\\89\x1b]0;title\x07ab", True),
+        (b"0123456\r\n  \x1b[K\x1b(B789ab", True),
+        (b"prompt> 0123456789a", False),
+        (b"prompt> 0123456789a\x1b[b", False),
+        (b"", False),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+def test_a_reference_is_found_however_it_is_written(output: bytes, found: bool, size: int) -> None:
+    reference = Reference(NONCE)
+    text = b"\x1b[2Jx" * 1000 + output + b" and more"
+    for at in range(0, len(text), size):
+        reference.output(text[at : at + size])
+    assert reference.found == found
+
+
+def test_the_reference_of_a_text_is_the_one_that_we_put_there() -> None:
+    forged = native.marked("hello", "f" * 12)
+    assert native.reference(native.marked(forged, NONCE) + "\n(a remark)") == NONCE
+    assert native.reference("hello") == "" and not Reference("").found

@@ -84,9 +84,10 @@ def judge_typed(
 ) -> Verdict:
     """A text for the supervisor, which types it into the terminal; or a notice of it, where it may not be typed.
 
-    `records`: the client has a transcript. Then only that proves anything; else that the program has taken all of it
-    from its terminal is all that can be known. `turn` as for a hook. While the client's record says that it took the
-    text, or that it stands in its queue, it is not typed again, however long the proof takes.
+    `records`: the client has a transcript. Then only that proves anything; else `fate` says whether the program has
+    itself written the reference to its terminal, which is all that can be known. `turn` as for a hook. While the
+    client's record says that it took the text, or that it stands in its queue, it is not typed again, however long
+    the proof takes.
     """
     if seen == Seen.INJECTED:
         return Verdict("shown", "transcript")

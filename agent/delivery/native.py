@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
 import sys
@@ -26,6 +27,7 @@ BURST = 5
 EVERY_MS = 5000  # after an emptied bucket one line every 5 s was never dropped
 LINE_MAX = 500_000  # characters; 600,000 were seen to pass whole
 SETTINGS_MAX = 4 * 1024 * 1024
+_MARK = re.compile(r"\(talkbus delivery ([0-9a-f]{12})\)")
 ANSWERS = ("accept", "hold", "refuse")  # what the setting may say, the laxest first
 
 
@@ -76,6 +78,12 @@ class NotPosted(Exception):
 def marked(text: str, nonce: str) -> str:
     """The text with the nonce by which it is found in the transcript, whichever path carries it."""
     return f"{text}\n\n(talkbus delivery {nonce})"
+
+
+def reference(text: str) -> str:
+    """The nonce of a marked text, "" where there is none; what looks like one in a message stands before it."""
+    found = _MARK.findall(text)
+    return found[-1] if found else ""
 
 
 def line(text: str, nonce: str) -> tuple[str, bytes]:

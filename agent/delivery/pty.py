@@ -9,7 +9,8 @@ to be typed comes from the box of the agent that serves the session, in the fold
     any other program                        nothing, unless the person said that it takes pastes (`--paste`): Enter
                                              may confirm a dialog there, which no message may
 
-Typed text is not read for that. It counts as taken when the terminal's input queue has become empty again.
+Typed text is not read for that, and an empty input queue is not a proof either: a program can throw it away unread.
+Where no transcript decides, a text counts as taken when the program has itself written the reference in it.
 
 `Typist` decides, and is pure: `now` is ms of a steady clock. Must not know messages nor the bus; `Host` is whoever
 serves the session where the program has no agent of its own.
@@ -30,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.delivery import clientfile
+from agent.delivery import clientfile, native
 from agent.delivery.maildir import Box, body
 from agent.delivery.terminal import NOTICE, TERMINAL, WAITS, Terminal, above
 from bus import processes
@@ -54,6 +55,11 @@ _KEYS = re.compile(
     rb"|\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|\x1b[\]P_^X].*?(?:\x07|\x1b\\|$)|\x1b.|\x1b",
     re.DOTALL,
 )
+_SEQUENCE = re.compile(
+    rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]P_^X][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])|[\x00-\x1a\x1c-\x20]"
+)
+_UNFINISHED = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|[\]P_^X][^\x07\x1b]*\x1b?|[ -/]*)\Z")
+_UNFINISHED_MAX = 4096  # bytes of a sequence that has not ended yet
 
 
 class Host(Protocol):
@@ -91,23 +97,32 @@ class Typist:
     moved: bool = False  # the cursor is somewhere in the draft, so a backspace may remove nothing
     status: str = ""
     modes: set[int] = field(default_factory=set)  # private modes of the terminal that are on
+    _handed: int = 0  # characters of the draft that the program has been given, so that no key takes them back
+    _quoted: bool = False  # the next character stands for itself in the line
     _escaped: bool = False  # the last character was a backslash
     _status_at: int = 0
     _rest: bytes = b""
 
-    def keys(self, now: int, data: bytes) -> None:
-        """The person typed. What the terminal answers by itself comes here too, and only counts as a key."""
+    def keys(self, now: int, data: bytes, erase: bytes = b"") -> None:
+        """The person typed. What the terminal answers by itself comes here too, and only counts as a key.
+
+        `erase` is the terminal's erase character while the program reads lines (canonical mode), else empty.
+        """
         self.key_at, self.ours = now, False
+        if erase:
+            self._line(data, erase)
+            return
         if self.status == "busy" and data in (b"\x1b", b"\x1b\x1b"):
             self.draft = max(self.draft, 1)  # a turn that is broken off may put its prompt back into the line
         text = _KEYS.sub(self._sequence, data)
         # A newline within a draft is not the end of it; nor does ^U clear more than its line there.
-        ends = b"\r\x03\x04" if self.reads_status else b"\r\n\x03\x04\x15"
+        # Ctrl-D deletes a character of a draft, or nothing.
+        ends = b"\r\x03" if self.reads_status else b"\r\n\x03\x15"
         for octet in text:
             if octet in ends and not (octet == 0x0D and self._escaped and self.reads_status):
-                self.draft, self.moved = 0, False
+                self._sent()
             elif octet in (0x08, 0x7F):
-                self.draft = self.draft if self.moved else max(0, self.draft - 1)
+                self.draft = self.draft if self.moved else max(self._handed, self.draft - 1)
             elif octet in (0x0E, 0x10, 0x12, 0x19, 0x1F):  # an earlier line, a search, what was cut: it comes back
                 self.draft, self.moved = max(self.draft, 1), True
             elif octet in (0x01, 0x02, 0x05, 0x06):
@@ -115,6 +130,30 @@ class Typist:
             elif (octet >= 0x20 and octet & 0xC0 != 0x80) or octet == 0x0A:
                 self.draft += 1
             self._escaped = octet == 0x5C
+
+    def _line(self, data: bytes, erase: bytes) -> None:
+        """Keys of a person whose line the terminal itself edits: cursor and function keys are text there."""
+        for octet in data:
+            if self._quoted:
+                self._quoted = False
+                self.draft += 1
+            elif octet == 0x16:  # Ctrl-V
+                self._quoted = True
+                self.draft += 1  # also where it is not a command of the terminal
+            elif octet in b"\r\n\x03":
+                self._sent()
+            elif octet == 0x04:  # Ctrl-D hands the line over and does not end it: the program waits for the rest
+                self._handed = self.draft
+            elif octet == 0x15:
+                self.draft = self._handed
+            elif octet in erase:
+                self.draft = self.draft if self.moved else max(self._handed, self.draft - 1)
+            elif octet not in (0x0F, 0x11, 0x12, 0x13, 0x17, 0x1A, 0x1C) and octet & 0xC0 != 0x80:
+                self.draft += 1
+
+    def _sent(self) -> None:
+        """Nothing unsent stands in the input line any more."""
+        self.draft, self._handed, self.moved = 0, 0, False
 
     @staticmethod
     def _sequence(found: re.Match[bytes]) -> bytes:
@@ -143,7 +182,8 @@ class Typist:
         """
         turned = self.ours and status == self.status and bool(self._status_at) and at != self._status_at
         if turned or (status == "busy" and self.status != "busy"):
-            self.draft, self.moved, self.ours = 0, False, False
+            self._sent()
+            self.ours = False
         self.status, self._status_at = status, at
         self.reads_status = self.reads_status or bool(status)
 
@@ -180,6 +220,25 @@ class Typist:
         Nothing else can have come into the line: no key was touched since.
         """
         return self.ours and now - self.typed_at >= SETTLE_MS and self.status in ("idle", "shell")
+
+
+class Reference:
+    """Looks for a text's reference in what the program writes, however that is cut, wrapped or coloured."""
+
+    def __init__(self, reference: str) -> None:
+        self._reference = reference.encode("ascii")
+        self._tail = self._rest = b""
+        self.found = False
+
+    def output(self, data: bytes) -> None:
+        """The program wrote."""
+        data = self._rest + data
+        cut = _UNFINISHED.search(data)
+        whole = data[: cut.start()] if cut else data
+        self._rest = data[cut.start() :][:_UNFINISHED_MAX] if cut else b""
+        text = self._tail + _SEQUENCE.sub(b"", whole)
+        self.found = self.found or (bool(self._reference) and self._reference in text)
+        self._tail = text[-len(self._reference) :]
 
 
 def pasted(text: str) -> bytes:
@@ -239,6 +298,7 @@ else:
             self._slave = ""
             self._to_child = bytearray()
             self._typing: tuple[Box, Path] | None = None  # claimed and typed, and not known to be taken
+            self._reference: Reference | None = None  # of that text, while only the program can have written it
             self._looked = self._unserved_since = 0
             self._hosts = 0  # the client that our own agent serves
             self._own: tuple[int, str] | None = None  # the client, once seen, and its start
@@ -343,6 +403,11 @@ else:
                 data = b""
             if data:
                 self._typist.output(now, data)
+                if self._reference is not None:
+                    if self._echoes():
+                        self._reference = None
+                    else:
+                        self._reference.output(data)
                 _write_all(1, data)
             else:
                 time.sleep(0.01)  # the end itself is told by SIGCHLD
@@ -356,7 +421,7 @@ else:
             if not data:  # the terminal is gone; SIGHUP says so to everybody
                 self._input = False
                 return
-            self._typist.keys(now, data)
+            self._typist.keys(now, data, self._erase())
             self._to_child += data
             self._feed()
 
@@ -489,6 +554,21 @@ else:
                 return ""
             return self._typist.way(bool(modes & termios.ICANON), bool(modes & termios.ECHO), self._paste)
 
+        def _erase(self) -> bytes:
+            """The terminal's erase character while the program reads lines, else nothing."""
+            try:
+                modes = termios.tcgetattr(self._master)
+            except (OSError, termios.error):
+                return b""
+            return bytes(modes[6][termios.VERASE]) if modes[3] & termios.ICANON else b""
+
+        def _echoes(self) -> bool:
+            """Whether the terminal itself writes what is typed, or may do so."""
+            try:
+                return bool(termios.tcgetattr(self._master)[3] & termios.ECHO)
+            except (OSError, termios.error):
+                return True
+
         def _reads(self, client: int) -> bool:
             """Whether this client reads what is typed now: it has the terminal, and has not lent it to an editor.
 
@@ -509,30 +589,36 @@ else:
             if not claims:
                 return
             try:
-                text = pasted(body(claims[0])) if way == TERMINAL else notice(not self._typist.reads_status)
+                plain = body(claims[0]) if way == TERMINAL else ""
             except (OSError, ValueError):
                 return  # garbage stays where it is, claimed
+            text = pasted(plain) if way == TERMINAL else notice(not self._typist.reads_status)
             self._typist.typed(now)
             self._to_child += text
             self._feed()
             self._count += 1
             if way == TERMINAL:
                 self._typing = (box, claims[0])
+                reference = native.reference(plain)
+                self._reference = None if not reference or self._echoes() else Reference(reference)
                 return
             for claim in claims:
                 with suppress(OSError):
                     box.finish(claim, shown=False)
 
         def _settle(self) -> None:
-            """What was typed has been taken when nothing of it is left in the terminal.
+            """Tell what is known to be taken.
 
-            A program whose records tell nothing has to write something as well: a queue can also be thrown away.
+            A client with a transcript only has to leave nothing of it in the terminal: its records say the rest. Of
+            any other program nothing is known until it has itself written the reference: a queue can be thrown away.
             """
-            typist = self._typist
-            answered = typist.reads_status or typist.output_at >= typist.typed_at
-            if self._typing is not None and not self._to_child and answered and _empty(self._slave):
+            if self._typing is None or self._to_child:
+                return
+            if self._reference is not None and self._echoes():
+                self._reference = None  # what is still on its way to the program would be written by the terminal
+            if _empty(self._slave) if self._typist.reads_status else self._reference and self._reference.found:
                 box, claim = self._typing
-                self._typing = None
+                self._typing = self._reference = None
                 with suppress(OSError):
                     box.finish(claim, shown=True)
 

@@ -385,6 +385,30 @@ def test_a_program_that_reads_lines_gets_a_notice_and_reads_the_message(plain: C
     assert reader.terminal.screen.count(f"got:{NOTICE}") == 2
 
 
+def test_a_line_that_was_handed_over_unsent_is_not_sent_by_a_notice(plain: Callable[..., Plain]) -> None:
+    """After Ctrl-D the shell has the line and waits for its end, which must not be ours."""
+    reader = plain("printf 'up\\n'; exec sh")
+    reader.joined("notice")
+    folder = reader.root / "reader"
+    for keys, shown in (("touch executed \x04", "touch executed"), ("\x15\x1b[D", "^[[D")):
+        reader.terminal.write(keys)
+        reader.terminal.wait_screen(shown)
+    reader.send("hello")
+    until(reader.seat.waiting, "a text for the supervisor")
+    time.sleep(1.5)
+    assert reader.seat.waiting() and not (folder / "executed").exists()
+    reader.terminal.write("\x03")
+    reader.terminal.wait_screen(NOTICE)
+    assert not (folder / "executed").exists()
+    # A key that the terminal echoes into the line is a draft too.
+    reader.terminal.write("\x1b[C")
+    reader.terminal.wait_screen("^[[C")
+    reader.send("again")
+    until(reader.seat.waiting, "a text for the supervisor")
+    time.sleep(1.5)
+    assert reader.seat.waiting()
+
+
 def test_nothing_is_typed_where_a_password_is_read_or_keys_are(plain: Callable[..., Plain]) -> None:
     reader = plain("stty -echo; printf 'password: '; read -r line; stty raw; printf now; dd bs=1 count=1 2>/dev/null")
     reader.joined("inbox")
@@ -405,7 +429,7 @@ def test_a_program_that_is_said_to_take_pastes_gets_the_message(plain: Callable[
     ident = reader.send("one\ntwo \x1b[201~\r\x03 \x9bthree")
     screen = reader.terminal.wait_screen("^[[201~^M")
     assert "^[[200~From other agent sessions" in screen and screen.count("^[[201~") == 1
-    # All that can be known of such a program is that it took every byte from its terminal, and the proof says so.
+    # All that can be known of such a program is that it wrote the reference in the text, and the proof says so.
     until(lambda: reader.why(ident)[1:] == [("offered", "terminal"), ("injected", "terminal")], "the proof", LIMIT)
 
 
@@ -420,6 +444,43 @@ def test_what_the_program_does_not_read_is_not_said_to_be_shown(plain: Callable[
     (reader.root / "reader" / "go").touch()
     until(lambda: reader.why(ident)[-1] == ("injected", "terminal"), "the proof", LIMIT)
     assert reader.terminal.screen.count("From other agent sessions") == 1
+
+
+FLUSHES = """
+import os, time, tty
+tty.setraw(0)
+os.write(1, b"\\x1b[?2004h>")
+while not os.path.exists("go"):
+    time.sleep(0.05)
+tty.setraw(0)  # its default throws away what was typed and not read
+os.write(1, b"prompt> ")
+while not os.path.exists("end"):
+    time.sleep(0.05)
+"""
+SILENT = """
+import os, tty
+tty.setraw(0)
+os.write(1, b"\\x1b[?2004h>")
+while b"\\r" not in os.read(0, 65536):
+    pass
+os.write(1, b"prompt> ")
+while True:
+    os.read(0, 65536)
+"""
+ECHOED = SILENT.replace("tty.setraw(0)", "os.system('stty raw echo')")
+
+
+@pytest.mark.parametrize("source", [FLUSHES, SILENT, ECHOED], ids=["flushes", "silent", "echoed by the terminal"])
+def test_a_paste_that_the_program_does_not_write_back_stays_offered(plain: Callable[..., Plain], source: str) -> None:
+    reader = plain('exec "$@"', sys.executable, "-c", source, options=("--paste",))
+    reader.joined("terminal")
+    ident = reader.send("pay the invoice")
+    until(lambda: any((reader.root / "bus/run/maildirs").glob("*/box-*/cur/*")), "a text that was typed")
+    (reader.root / "reader" / "go").touch()
+    reader.terminal.wait_screen("prompt> ")
+    time.sleep(1.5)
+    assert reader.why(ident) == [("stored", ""), ("offered", "terminal")]
+    assert ("talkbus delivery" in reader.terminal.screen) == (source is ECHOED)
 
 
 def test_bytes_window_and_arguments_go_through(plain: Callable[..., Plain]) -> None:
