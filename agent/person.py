@@ -135,6 +135,8 @@ class Person:
     live: Live | None = None
     mailbox: str = ""
     store: str = ""
+    # What went out in this call, with its id: an error that comes later may not hide it.
+    requests: list[str] = field(default_factory=list, init=False, repr=False)
     _login: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -216,6 +218,7 @@ class Person:
         if settled.code >= 300:
             text = settled.text or f"the broker refused it with {settled.code}"
             raise Refused(_code(settled.code), text, **settled.result)
+        self.requests.append(f"{op} {outcome.id} was done (talkbus why {outcome.id})")
         return settled.result
 
     def drain(self, timeout: float = DRAIN_S) -> None:

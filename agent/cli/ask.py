@@ -16,13 +16,13 @@ from agent.cli import exits, show
 from agent.cli.call import Call, Rows, acting, as_json, pass_call
 from agent.cli.finite import Finite
 from agent.cli.follow import following
-from agent.cli.inbox import READER_S, hosted, left_this_process, mark, offer
+from agent.cli.inbox import READER_S, hosted, left_this_process, mark, offer, unread
 from agent.cli.letters import message, print_letters
 from agent.cli.mail import Draft, draft, drafting, post, report, unconfirmed
 from bus.errors import BusError
 
 if TYPE_CHECKING:
-    from agent.person import Asker
+    from agent.person import Asker, Person
     from agent.questions import Asked
     from bus.client import View
 
@@ -58,7 +58,7 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
             terminal = hosted(person)
             ours = terminal is not None or not _shown_elsewhere(asker)
             if ours:
-                offer(person, rows)
+                rows = _offered(person, asker, rows)
             if as_json:
                 show.document(message(*rows[0]))
             else:
@@ -68,6 +68,15 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
                 mark(person, rows, terminal)
             else:
                 show.note("the session that this runs in will be shown the answer too")
+
+
+def _offered(person: Person, asker: Asker, rows: Rows) -> Rows:
+    """The answer once it may be printed; as a possible repeat where a session of this mailbox has shown it."""
+    kept, _ = offer(person, asker, rows, hint="talkbus inbox shows the answer")
+    if kept and unread(kept[0][0]):
+        return kept
+    show.note(f"{asker.name} was shown the answer before")
+    return [({**value, "status": "injected", "again": True}, body) for value, body in rows]
 
 
 @dataclass(slots=True)

@@ -62,6 +62,11 @@ class Call:
 
         return find(self.home, self.config, self.as_name, os.environ.get("TALKBUS_NAME", ""))
 
+    def requests(self) -> list[str]:
+        """What went out in this call, each with its id."""
+        person: Person | None = self.__dict__.get("person")  # not found only to be asked
+        return person.requests if person is not None else []
+
     def view(self, start: bool = True) -> AbstractContextManager[View]:
         """A look at the bus that changes nothing. Unreachable.
 

@@ -6,9 +6,11 @@ Knows click and the errors; nothing of what the commands do.
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -21,6 +23,7 @@ USAGE = 2
 UNREACHABLE = 3
 TIMED_OUT = 4
 INTERRUPTED = 130
+SIGNALLED = 128  # and the number of the signal
 
 _NO_ARGS = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.2 and later
 
@@ -31,6 +34,21 @@ class TimedOut(BusError):
 
 class OneLine(click.Command):
     """A command that ends as the contract says: `error: what (what to do)`, exit 0 to 4."""
+
+    ends = False  # whether `main` turns failures into exit codes
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's, but what click would end by itself, or write to a terminal that is gone, comes to `ended`."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            if not self.ends:
+                raise
+            raise _Unread from error
+        except KeyboardInterrupt as error:
+            if not self.ends or _interrupted(error) == INTERRUPTED:
+                raise
+            raise click.Abort from error
 
     def main(
         self,
@@ -47,23 +65,63 @@ class OneLine(click.Command):
 
         if not standalone_mode:
             return command()
+        self.ends = True
         for stream in (sys.stdout, sys.stderr):
             # A terminal that cannot show a character gets its number, and no traceback.
             reconfigure = getattr(stream, "reconfigure", None)
             if reconfigure is not None:
                 reconfigure(errors="backslashreplace")
-        sys.exit(ended(command))
+        sys.exit(ended(command, getattr(extra.get("obj"), "requests", list)))
 
 
-def ended(command: Callable[[], Any]) -> int:
-    """Run it; its exit code. What it raises on purpose is told on stderr."""
+class _Unread(Exception):
+    """A BrokenPipeError; click would end the process at one."""
+
+
+class Signalled(KeyboardInterrupt):
+    """A signal that asks this process to end; it is as good as Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def signals() -> Iterator[None]:
+    """Let what asks this process to end come as Signalled, once. What is ignored, as under nohup, stays so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    named = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+    former = [number for number in named if signal.getsignal(number) == signal.SIG_DFL]
+
+    def end(number: int, _frame: object) -> None:
+        # A terminal that closes says so more than once, and what is begun has to be told. SIGQUIT always ends.
+        for each in former:
+            signal.signal(each, signal.SIG_DFL if each == getattr(signal, "SIGQUIT", 0) else signal.SIG_IGN)
+        raise Signalled(number)
+
+    for number in former:
+        signal.signal(number, end)
     try:
-        return _code(command)
+        yield
+    finally:
+        for number in former:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def ended(command: Callable[[], Any], requests: Callable[[], list[str]] = list) -> int:
+    """Run it; its exit code. What it raises on purpose is told on stderr.
+
+    `requests` tells what went out by then: it is named when its result cannot be printed.
+    """
+    try:
+        return _code(command, requests)
     finally:
         _flush()
 
 
-def _code(command: Callable[[], Any]) -> int:
+def _code(command: Callable[[], Any], requests: Callable[[], list[str]]) -> int:
     try:
         code = command()
     except click.UsageError as error:
@@ -90,16 +148,35 @@ def _code(command: Callable[[], Any]) -> int:
         text = str(error) or str(error.__cause__ or "")
         if text:
             told(text)
-        return INTERRUPTED
-    except BrokenPipeError:
+        return _interrupted(error)
+    except (_Unread, BrokenPipeError):
+        _unprinted(requests())
         return REFUSED
     except OSError as error:
+        if requests():
+            _unprinted(requests(), error.strerror or str(error))
+            return REFUSED
         if isinstance(error, FileNotFoundError) and nowhere():
             told("the current folder was removed (cd to one that is there)")
         else:
             told(f"{error.strerror or error} (check the disk and the terminal)")
         return REFUSED
     return code if isinstance(code, int) and not isinstance(code, bool) else DONE
+
+
+def _unprinted(requests: list[str], why: str = "nobody reads the output") -> None:
+    """Name what went out before its result could be printed."""
+    if requests:
+        told(f"{why}, but {'; '.join(requests)}")
+
+
+def _interrupted(error: BaseException | None) -> int:
+    """The exit code for what ended by Ctrl-C or a signal."""
+    while error is not None:
+        if isinstance(error, Signalled):
+            return SIGNALLED + error.number
+        error = error.__cause__ or error.__context__
+    return INTERRUPTED
 
 
 def nowhere() -> bool:
@@ -115,7 +192,8 @@ def told(text: str) -> None:
     """One line on stderr, whatever the text holds."""
     line = " ".join(part for part in text.splitlines() if part.strip())
     line = "".join(c if c.isprintable() else "?" for c in line)
-    click.echo(f"error: {line}", err=True)
+    with suppress(OSError):  # nobody reads it, and the exit code still tells
+        click.echo(f"error: {line}", err=True)
 
 
 def _flush() -> None:

@@ -22,7 +22,7 @@ from agent.cli.finite import Finite
 from agent.cli.follow import following
 from agent.cli.letters import message, print_letters
 from agent.named import offered, on_the_wire, typed
-from bus.errors import BusError, Code, LocalError, Refused
+from bus.errors import BusError, Code, LocalError, Refused, Unreachable
 
 if TYPE_CHECKING:
     from agent.asks import Answer
@@ -65,7 +65,11 @@ class Reader:
                     if not rows:
                         continue
                     if not self.peek:
-                        offer(self.person, rows)
+                        rows, gone = offer(self.person, self.asker, rows, "nothing more" if count else "nothing")
+                        if gone:
+                            show.note(f"{gone} more were shown by a session meanwhile (--all lists them)")
+                        if not rows:
+                            continue
                     if self.as_json:
                         listing.add(message(value, body) for value, body in rows)
                     else:
@@ -152,7 +156,7 @@ def inbox(
     """Show unread mail, and mark it as shown.
 
     It is marked after it was printed: what a broken pipe swallowed stays unread, and comes again as a possible
-    repeat.
+    repeat. Nothing is printed before the broker has confirmed that it is about to be.
 
     \b
     talkbus inbox
@@ -254,11 +258,22 @@ def _key(value: dict[str, Any]) -> tuple[str, str]:
     return f"{value.get('host', '')}/{value['id']}", str(value.get("fid", ""))
 
 
-def offer(person: Person, rows: Rows) -> None:
-    """Have it written down that these are about to be printed: by the broker, else on this disk, from where the next
-    call of this seat tells it. StoreError or Refused when it cannot be: then they may not be printed.
+def offer(
+    person: Person,
+    asker: Asker,
+    rows: Rows,
+    what: str = "nothing",
+    hint: str = "try again; --peek shows without marking",
+) -> tuple[Rows, int]:
+    """Have the broker write down that these are about to be printed. Returns those that may be printed, and how many
+    others a session has shown since they were listed.
+
+    StoreError, Refused or Unreachable when it is not certain to be written down: a session that joins would show them
+    unmarked, so they may not be printed. Only a broker whose disk is full lets no session join: then it is on this
+    disk, from where the next call of this seat tells it.
     """
     somebody_reads()
+    unsure = f"{what} was shown: the broker did not confirm that it is about to be ({hint})"
     fresh = [value for value, _ in rows if value.get("status") == "stored"]
     for start in range(0, len(fresh), SETTLED_AT_ONCE):
         names = on_the_wire(fresh[start : start + SETTLED_AT_ONCE])
@@ -266,7 +281,39 @@ def offer(person: Person, rows: Rows) -> None:
             "receipt", {"moved": [["offered", PROOF, 0, names["ids"]]], "of": names["of"]}
         ).settled
         if settled is not None and settled.code >= 300:
-            raise Refused(Code.CONFLICT, f"cannot be marked, so nothing was shown: {settled.text} (or use --peek)")
+            raise Refused(Code.CONFLICT, f"cannot be marked, so {what} was shown: {settled.text} ({hint})")
+        if settled is None and not _disk_full(asker):
+            raise Unreachable(unsure)
+    try:
+        left = _still_unread(asker, [value for value, _ in rows if unread(value)])
+    except Unreachable as error:
+        raise Unreachable(unsure) from error
+    kept = [(value, body) for value, body in rows if not unread(value) or _key(value) in left]
+    return kept, len(rows) - len(kept)
+
+
+def _disk_full(asker: Asker) -> bool:
+    """Whether the broker answers, and says that it cannot write."""
+    try:
+        told = asker.ask("stats", {}).rows
+    except BusError:
+        return False
+    return bool(told) and told[0][0].get("writable") is False
+
+
+def _still_unread(asker: Asker, values: Sequence[dict[str, Any]]) -> set[tuple[str, str]]:
+    """Which of these nobody has settled since they were listed."""
+    left: set[tuple[str, str]] = set()
+    for start in range(0, len(values), SETTLED_AT_ONCE):
+        part = values[start : start + SETTLED_AT_ONCE]
+        args: dict[str, Any] = {**on_the_wire(part), "unread": True, "limit": PAGE}
+        while True:
+            answer = asker.ask("inbox", args, 10.0)
+            left.update(_key(value) for value, _ in answer.rows)
+            if not (answer.text and answer.rows):
+                break
+            args["after"] = int(answer.rows[-1][0]["n"])  # it was cut for its size
+    return left
 
 
 def left_this_process() -> None:

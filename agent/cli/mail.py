@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +20,7 @@ from agent.cli.finite import Finite
 from agent.cli.keyboard import at_keyboard
 
 if TYPE_CHECKING:
-    from agent.person import Outcome
+    from agent.person import Outcome, Person
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -85,7 +86,8 @@ def send(call: Call, /, as_json: bool, kind: str | None, note: bool, exclude: Se
         outcome, redacted = post(call, made)
     except Interrupted as error:
         if as_json and error.outcome is not None:
-            show.document(report(error.outcome, made.args["to"]))
+            with suppress(OSError):  # the error names it as well
+                show.document(report(error.outcome, made.args["to"]))
         raise
     told = report(outcome, made.args["to"]) | redacted
     if as_json:
@@ -108,13 +110,24 @@ def post(call: Call, made: Draft) -> tuple[Outcome, dict[str, Any]]:
     from agent.redact import outgoing
 
     if made.raw:
-        return at_keyboard(call, "send secrets as they are").submit("send", made.args, made.body, raw=True), {}
+        person = at_keyboard(call, "send secrets as they are")
+        return _went_out(person, person.submit("send", made.args, made.body, raw=True)), {}
     found = outgoing("send", made.args, made.body)[2]
-    outcome = call.person.submit("send", made.args, made.body)
+    outcome = _went_out(call.person, call.person.submit("send", made.args, made.body))
     if not found:
         return outcome, {}
     show.note(f"redacted before it was sent: {found} (a person may send it as it is, with --raw)")
     return outcome, {"redacted": found.kinds}
+
+
+def _went_out(person: Person, outcome: Outcome) -> Outcome:
+    """Remember what became of a message, for an error that comes when its result cannot be printed."""
+    if outcome.settled is None:
+        told = "is on this disk" if outcome.refused else "is queued on this disk"
+    else:
+        told = "was sent" if outcome.settled.code < 300 else "was refused"
+    person.requests.append(f"message {outcome.id} {told} (talkbus why {outcome.id})")
+    return outcome
 
 
 def draft(

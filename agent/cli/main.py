@@ -55,6 +55,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "version": ("broker", "version", "Print the version."),
 }
 
+OWN_SIGNALS = ("up", "mcp", "claude", "run", "demo")  # they say themselves what a signal does
+
 
 class Commands(exits.OneLine, click.Group):
     """The group: finds a command by name, and the nearest name for one that does not exist."""
@@ -108,7 +110,8 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
 )
 @acting
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """A message bus for coding-agent sessions, and for the people beside them.
 
     \b
@@ -117,5 +120,7 @@ def cli() -> None:
     talkbus inbox                               your own mail
 
     The broker starts by itself when it is needed. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 broker not
-    reachable, 4 timed out.
+    reachable, 4 timed out; 128 and the number of the signal that ended it.
     """
+    if ctx.invoked_subcommand not in OWN_SIGNALS:
+        ctx.with_resource(exits.signals())

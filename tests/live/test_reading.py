@@ -11,11 +11,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.live.homes import wait_for
-from tests.live.test_cli import DONE, REFUSED, ROOT, Bus
+from bus import wire
+from tests.live.homes import Home, Peer, wait_for
+from tests.live.test_cli import DONE, REFUSED, ROOT, UNREACHABLE, Bus
 from tests.live.test_faults_disk import disk
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.skipif(sys.platform == "win32", reason="pipes and signals")]
@@ -184,3 +186,137 @@ def test_with_the_disk_of_the_broker_full_nothing_is_shown_twice_unmarked(bus: B
         assert shown == [*([(LARGE[:20], True)] if killed else []), ("last", False)]
         wait_for(lambda: ("injected", "printed") in steps(bus, ident), "the broker's record")
         assert inbox(bus) == []
+
+
+# The command stops where it is about to tell the broker what it will print, until the file GO is there.
+PAUSED = """
+import os, sys, time
+sys.path.insert(0, {root!r})
+import agent.cli.inbox as inbox
+_reads = inbox.somebody_reads
+def _paused():
+    if not os.path.exists({there!r}):
+        open({there!r}, "w").close()
+        while not os.path.exists({go!r}):
+            time.sleep(0.01)
+    _reads()
+inbox.somebody_reads = _paused
+sys.argv[0] = "talkbus"
+import talkbus
+sys.exit(talkbus.main())
+"""
+
+
+class Paused:
+    """A command that has asked what is there, and has not told yet that it will print it."""
+
+    def __init__(self, home: Home, *args: str) -> None:
+        there, self._go = home.root / "there", home.root / "go"
+        code = PAUSED.format(root=str(ROOT), there=str(there), go=str(self._go))
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen([sys.executable, "-P", "-c", code, *args], env=home.environ, **pipes)
+        self._there = there
+
+    def reached(self) -> None:
+        wait_for(self._there.exists, "the command's query")
+
+    def ended(self) -> tuple[int, str, str]:
+        """Let it go on; its exit code and what it printed."""
+        self._go.touch()
+        out, err = self._process.communicate(timeout=60)
+        return self._process.returncode, out, err
+
+
+def asked(home: Home, api: Peer, *options: str) -> tuple[Paused, str, str]:
+    """An `ask` of the seat `b` whose answer is there; with the ids of question and answer."""
+    asking = Paused(home, "ask", "--as", "b", "api", "how long?", *options)
+    question = api.hear(wire.Msg).id
+    answer = api.post("b", "two days", re=question)
+    asking.reached()
+    return asking, question, answer
+
+
+def test_nothing_is_printed_that_the_broker_has_not_confirmed(home: Home) -> None:
+    """The broker hangs between the query and the receipt: a session that joins later would show it unmarked."""
+    home.start()
+    assert home.process is not None
+    with home.session("a") as sender:
+        ident = sender.post("b", "hello")
+    for options in ((), ("--json",)):
+        (home.root / "go").unlink(missing_ok=True)
+        (home.root / "there").unlink(missing_ok=True)
+        reading = Paused(home, "inbox", "--as", "b", *options)
+        reading.reached()
+        home.process.send_signal(signal.SIGSTOP)
+        code, out, err = reading.ended()
+        home.process.send_signal(signal.SIGCONT)
+        assert (code, out) == (UNREACHABLE, "") and "error: nothing was shown" in err, (code, out, err)
+    with home.session("b") as session:
+        assert session.hear(wire.Msg).id == ident
+
+
+def test_an_answer_is_not_printed_that_the_broker_has_not_confirmed(home: Home) -> None:
+    home.start()
+    assert home.process is not None
+    with home.session("api") as api:
+        asking, question, answer = asked(home, api)
+        home.process.send_signal(signal.SIGSTOP)
+        code, out, err = asking.ended()
+        home.process.send_signal(signal.SIGCONT)
+    assert (code, out) == (UNREACHABLE, "") and "error: nothing was shown" in err and question in err, (
+        code,
+        out,
+        err,
+    )
+    with home.session("b") as session:
+        assert session.hear(wire.Msg).id == answer
+
+
+@pytest.mark.parametrize("options", [(), ("--all",)])
+def test_what_a_session_shows_meanwhile_is_not_printed_again(home: Home, options: tuple[str, ...]) -> None:
+    home.start()
+    with home.session("a") as sender:
+        read = sender.post("b", "read before")
+        with home.session("b") as session:
+            first = session.hear(wire.Msg)
+            session.say(wire.Ack([[first.n, first.n]], "transcript"))
+            wait_for(lambda: "injected" in why(home, read), "the session's mark")
+            session.say(wire.Bye(True))
+            session.hear(wire.Bye)
+        ids = [sender.post("b", text) for text in ("shown meanwhile", "still new")]
+        reading = Paused(home, "inbox", "--as", "b", "--json", *options)
+        reading.reached()
+        with home.session("b") as session:
+            shown = session.hear(wire.Msg)
+            session.say(wire.Ack([[shown.n, shown.n]], "transcript"))
+            wait_for(lambda: "injected" in why(home, ids[0]), "the session's mark")
+            session.say(wire.Bye(True))
+            session.hear(wire.Bye)
+        code, out, err = reading.ended()
+    printed = [(m["body"], m["again"]) for m in json.loads(out)]
+    before = [("read before", False)] if options else []
+    assert code == DONE and printed == [*before, ("still new", False)], (printed, err)
+    assert "1 more" in err and "shown by a session meanwhile" in err
+
+
+def test_an_answer_that_a_session_shows_meanwhile_is_printed_as_a_possible_repeat(home: Home) -> None:
+    home.start()
+    with home.session("api") as api:
+        asking, _, answer = asked(home, api, "--json")
+        with home.session("b") as session:
+            shown = session.hear(wire.Msg)
+            session.say(wire.Ack([[shown.n, shown.n]], "transcript"))
+            wait_for(lambda: "injected" in why(home, answer), "the session's mark")
+            session.say(wire.Bye(True))
+            session.hear(wire.Bye)
+        code, out, err = asking.ended()
+    told = json.loads(out)
+    assert (code, told["body"], told["again"]) == (DONE, "two days", True), (out, err)
+    assert "was shown the answer before" in err
+
+
+def why(home: Home, ident: str) -> list[str]:
+    """The steps of the only copy of a message."""
+    with home.view() as view:
+        answer = view.query("why", {"id": ident})
+    return [step["status"] for step in answer.rows[0][0]["history"]]

@@ -6,6 +6,7 @@ The faults are put into real processes, through code that runs before the comman
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -184,3 +185,68 @@ def test_a_hub_that_takes_nothing_more_before_it_replied(bus: Home) -> None:
     assert state.returncode == REFUSED and "talkbus why" in state.stderr, state
     ok(bus, "peers")
     assert stored(bus) == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGQUIT"])
+def test_a_signal_after_the_commit_names_what_was_left(bus: Home, name: str) -> None:
+    stalled = STALLED.replace("SIGINT", name)
+    code = 128 + getattr(signal, name)
+    done = ran(bus, "send", "api", "one", "--json", before=stalled)
+    told = json.loads(done.stdout)
+    assert done.returncode == code and told["status"] == "queued" and told["id"] in done.stderr, done
+    assert f"talkbus why {told['id']}" in done.stderr and done.stderr.count("\n") == 1, done
+    ask = ran(bus, "ask", "--as", "ci", "api", "two", before=stalled)
+    assert ask.returncode == code and not ask.stdout and len(set(ids(ask.stderr))) == 1, ask
+    state = ran(bus, "state", "set", "port", "1", before=stalled)
+    assert state.returncode == code and "state.set" in state.stderr and ids(state.stderr), state
+    ok(bus, "peers")
+    assert stored(bus) == ["one", "two"]
+
+
+def test_a_signal_that_is_ignored_stays_so(bus: Home) -> None:
+    """As under nohup."""
+    ignored = STALLED.replace("SIGINT", "SIGHUP").replace("time.sleep(30)", "return _reply(self, row, hopeless)")
+    before = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + ignored.replace(
+        "def _stalled", "_reply = agent.visit.Visit.reply\ndef _stalled"
+    )
+    done = ran(bus, "send", "api", "one", before=before)
+    assert done.returncode == DONE and "stored" in done.stdout, done
+
+
+@pytest.mark.parametrize("kind", ["full", "closed"])
+def test_a_result_that_cannot_be_printed_does_not_hide_what_went_out(bus: Home, kind: str) -> None:
+    def unread(*args: str) -> str:
+        """The error of a command whose output nobody takes."""
+        if kind == "full":
+            if not os.path.exists("/dev/full"):
+                pytest.skip("needs /dev/full")
+            out = os.open("/dev/full", os.O_WRONLY)
+        else:
+            reading, out = os.pipe()
+            os.close(reading)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", str(ROOT / "talkbus.py"), *args],
+                env=bus.environ,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                cwd=ROOT,
+                check=False,
+            )
+        finally:
+            os.close(out)
+        assert done.returncode == REFUSED and done.stderr.startswith("error: "), (args, done)
+        assert done.stderr.count("\n") == 1 and "talkbus why" in done.stderr, (args, done)
+        return done.stderr
+
+    for options in ((), ("--json",)):
+        told = unread("send", "api", "one", *options)
+        assert "was sent" in told
+        assert ok(bus, "why", ids(told)[0], "--json")["to"][0]["status"] == "stored"
+        assert "state.set" in unread("state", "set", "port", "1", *options)
+    assert "rename" in unread("rename", "--as", "ci", "cd")
+    bus.kill()
+    ok(bus, "down")
+    assert "queued on this disk" in unread("send", "api", "two")
