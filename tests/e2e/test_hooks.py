@@ -236,7 +236,7 @@ def test_what_was_printed_before_a_tool_is_lost_by_esc(api: FakeApi, home: Home,
     name = maildir.put("id-ffff", "note", now())
     turn.release()
     until(lambda: maildir.box.fate(name) is Fate.PRINTED, "the hook")
-    until(lambda: any("tail" in p.name() for p in psutil.Process(tui.pid).children(recursive=True)), "the tool")
+    until(lambda: any("tail" in p.info["name"] for p in psutil.process_iter(["name"])), "the tool")
     tui.interrupt()
     tui.wait_idle()
     tui.submit("what now")

@@ -206,19 +206,6 @@ MUTANTS: dict[str, Mutant] = {
         (Edit(store, "_resolve", 'if w.status != "offered":', "if False:"),),
         start=335,
     ),
-    "settled by id": Mutant(
-        "what a command line has printed settles another message of the same id",
-        ("not shown",),
-        (
-            Edit(
-                mail,
-                "settle_ids",
-                "core.numbers_of(mailbox, name.host, name.msg, name.sender)",
-                "core.numbers_of(mailbox, name.host, name.msg)[:1]",
-            ),
-        ),
-        start=170,
-    ),
     "an event for every receipt": Mutant(
         "a receipt for a message that was never here is told as a step of it",
         ("event without row",),
