@@ -184,6 +184,7 @@ def test_a_program_that_starts_silently_is_given_time() -> None:
     [
         ("idle", b"\x1b[?2004h", False, False, False, "terminal"),
         ("idle", b"", False, False, False, "notice"),
+        ("idle", b"\x1b[?2004h\x1b[?2004l", False, False, False, ""),  # it has lent the terminal to an editor
         (None, b"\x1b[?2004h", False, False, False, ""),  # it has not said yet what it is doing
         ("", b"", True, True, False, "notice"),
         ("", b"", True, False, True, ""),  # a password

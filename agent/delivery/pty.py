@@ -97,6 +97,7 @@ class Typist:
     moved: bool = False  # the cursor is somewhere in the draft, so a backspace may remove nothing
     status: str = ""
     modes: set[int] = field(default_factory=set)  # private modes of the terminal that are on
+    pasted: bool = False  # it has asked for pastes once
     _handed: int = 0  # characters of the draft that the program has been given, so that no key takes them back
     _quoted: bool = False  # the next character stands for itself in the line
     _escaped: bool = False  # the last character was a backslash
@@ -171,6 +172,7 @@ class Typist:
             for number in found[1].split(b";"):
                 if number:
                     (self.modes.add if found[2] == b"h" else self.modes.discard)(int(number))
+                    self.pasted = self.pasted or self.pastes
         # Sets are safe to apply twice, so what may be half a sequence is simply looked at again.
         start = text.rfind(b"\x1b", -_TAIL)
         self._rest = text[start:] if start >= 0 and not _MODE.match(text, start) else b""
@@ -203,7 +205,9 @@ class Typist:
     def way(self, canonical: bool, echo: bool, paste: bool) -> str:
         """How a message can be typed at present, by the modes of the terminal; `paste`: the person said it may be."""
         if self.reads_status:
-            return "" if not self.status else TERMINAL if self.pastes else NOTICE
+            if not self.status or (self.pasted and not self.pastes):
+                return ""  # it has lent the terminal to an editor, say, or is about to take it back
+            return TERMINAL if self.pastes else NOTICE
         if canonical:
             return NOTICE if echo else ""  # without echo it is a password that is read
         return TERMINAL if paste and self.pastes else ""
