@@ -63,10 +63,20 @@ def only_offered(asker: Raw, ident: str) -> bool:
     return "injected" not in told
 
 
-def injected(asker: Raw, ident: str, proof: str = "tool-result") -> bool:
-    """Once the sender is told that it was shown: whether with this proof."""
-    found: list[str] = until(lambda: [s for s in steps(asker, ident) if s.startswith("injected")])
-    return f"({proof})" in found[0]
+def injected(asker: Raw, ident: str, reader: Raw | None = None, proof: str = "tool-result") -> bool:
+    """Once the sender is told that it was shown: whether with this proof.
+
+    A `reader` goes on calling meanwhile: a request that overtakes the word of the writer that its result is out proves
+    nothing, the next one does.
+    """
+
+    def found() -> list[str]:
+        if reader is not None:
+            reader.call("set_status")
+        return [s for s in steps(asker, ident) if s.startswith("injected")]
+
+    step: list[str] = until(found)
+    return f"({proof})" in step[0]
 
 
 def sent(alice: Raw, bob: Raw, body: str = "precious") -> str:
@@ -119,7 +129,7 @@ def test_the_next_request_of_a_client_that_has_read_it_is_the_proof(bus: Bed, ra
     assert only_offered(alice, ident)
     assert bodies(str(bob.read()["result"]["content"][0]["text"])) == ["precious"]
     assert bob.call("check_messages") == "no unread messages"
-    assert injected(alice, ident)
+    assert injected(alice, ident, bob)
 
 
 def test_a_request_that_was_sent_before_the_result_was_read_proves_nothing(bus: Bed, raws: list[Raw]) -> None:
@@ -135,7 +145,7 @@ def test_a_request_that_was_sent_before_the_result_was_read_proves_nothing(bus: 
     assert bodies(str(bob.read()["result"]["content"][0]["text"])) == ["precious"]
     bob.read()
     bob.call("set_status")
-    assert injected(alice, ident)
+    assert injected(alice, ident, bob)
 
 
 def test_what_was_in_the_pipe_before_the_result_was_written_proves_nothing(bus: Bed, raws: list[Raw]) -> None:
@@ -177,7 +187,7 @@ def test_a_call_that_was_given_up_comes_again_marked(bus: Bed, raws: list[Raw]) 
     again = bob.call("check_messages", wait_s=10)
     assert bodies(again) == ["precious"] and "possible repeat" in again
     bob.call("set_status")
-    assert injected(alice, ident)
+    assert injected(alice, ident, bob)
 
 
 def test_every_kind_of_result_needs_the_proof(bus: Bed, raws: list[Raw]) -> None:
@@ -206,8 +216,8 @@ def test_every_kind_of_result_needs_the_proof(bus: Bed, raws: list[Raw]) -> None
         assert "precious" in bodies(text) and "possible repeat" not in text
         assert only_offered(alice, one)
         bob.call("set_status")
-        assert injected(alice, one)
-    assert injected(alice, answer)
+        assert injected(alice, one, bob)
+    assert injected(alice, answer, bob)
 
 
 def test_a_model_that_names_a_message_has_seen_it(bus: Bed, raws: list[Raw]) -> None:
@@ -251,7 +261,7 @@ def test_a_client_that_does_not_read_is_not_offered_it_again(bus: Bed, raws: lis
     texts = [str(bob.read()["result"]["content"][0]["text"]) for _ in range(4)]
     assert [bodies(t) for t in texts if bodies(t)] == [["precious"]]
     assert bob.call("check_messages") == "no unread messages"
-    assert injected(alice, ident)
+    assert injected(alice, ident, bob)
 
 
 def test_a_socket_instead_of_pipes(bus: Bed) -> None:
@@ -271,7 +281,10 @@ def test_a_socket_instead_of_pipes(bus: Bed) -> None:
 
         def call(number: int, tool: str, **given: object) -> str:
             say("tools/call", id=number, params={"name": tool, "arguments": given})
-            return str(json.loads(stream.readline())["result"]["content"][0]["text"])
+            while (line := json.loads(stream.readline())).get("method") == "ping":
+                stream.write(json.dumps({"jsonrpc": "2.0", "id": line["id"], "result": {}}).encode() + b"\n")
+                stream.flush()
+            return str(line["result"]["content"][0]["text"])
 
         info = {"name": "raw", "version": "1"}
         say("initialize", id=1, params={"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info})
@@ -308,7 +321,7 @@ def test_what_was_shown_once_is_never_called_a_repeat(bus: Bed, raws: list[Raw])
     for look in looks:
         text = bob.call("check_messages", **look)
         assert bodies(text) == ["precious"] and "possible repeat" not in text, look
-    assert injected(alice, ident)
+    assert injected(alice, ident, bob)
     for look in looks:
         text = bob.call("check_messages", **look)
         assert bodies(text) == ["precious"] and "possible repeat" not in text, look
