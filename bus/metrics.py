@@ -32,7 +32,6 @@ FAULTS = (
     "receipt unknown",
     "receipt ambiguous",
     "receipt not offered",
-    "settle unknown",
     "settle ambiguous",
     "hello refused",
     "door refused",

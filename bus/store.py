@@ -332,18 +332,18 @@ class Store:
 
 def _resolve(db: sqlite3.Connection, w: MoveById) -> Resolved:
     """Carry out a step that is told by the id of a message, which is the sender's choice: it counts where it names
-    exactly one message of this mailbox. What was offered goes first.
+    exactly one message of this mailbox, whatever was offered. A restored database may not know which of several was.
     """
     found = db.execute(_NAMED[w.status], (w.msg, w.host, w.sender, w.mailbox)).fetchall()
     if not found:
         return Resolved(w, "unknown")
+    if len({row[0] for row in found}) != 1:
+        return Resolved(w, "ambiguous")
     if w.status != "offered":
         offered = [row for row in found if row[7]]
         if not offered and w.status in _ONLY_OFFERED:
             return Resolved(w, "not offered")
         found = offered or found
-    if len({row[0] for row in found}) != 1:
-        return Resolved(w, "ambiguous")
     fresh = tuple(row[5] for row in found if row[6])
     db.executemany(MOVE[w.status, False], [(w.proof, w.ts, w.mailbox, n) for n in fresh])
     return Resolved(w, "", fresh, *found[0][1:5])

@@ -279,21 +279,19 @@ def settle_ids(core: Core, session: Session, req: wire.Req) -> Answer:
         raise Refused(Code.CONFLICT, f"{mailbox.name!r} is held by a living session; it shows and marks its own mail")
     done = 0
     for name in named(req.args["ids"], req.args.get("of"), wire.RECEIPT_IDS):
-        # An id alone may be that of another message, which nobody was shown.
-        found = core.numbers_of(mailbox, name.host, name.msg, name.sender) if name.host or name.sender else []
-        if not found and name.sender:
+        if not name.sender:
+            # It may be that of another message, which nobody was shown.
+            core.count("settle ambiguous")
+            continue
+        found = core.numbers_of(mailbox, name.host, name.msg, name.sender)
+        if not found:
             # It may have expired after it was read and before it was printed: that it was shown is told late.
             core.write(
                 MoveById(mailbox.id, name.msg, "injected", core.now, req.args["proof"][:64], sender=name.sender)
             )
             continue
-        if not found and name.host:
-            core.count("settle unknown")
-            continue
-        if len(found) != 1:
-            core.count("settle ambiguous")
-            continue
-        leave(core, mailbox, found[0], "injected", req.args["proof"][:64], core.now)
+        for n in found:
+            leave(core, mailbox, n, "injected", req.args["proof"][:64], core.now)
         done += 1
     if holder is not None:
         push(core, holder, mailbox)

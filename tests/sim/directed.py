@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from agent.effects import Parked
 from agent.outbox import Outbox
 from bus import wire
@@ -426,6 +428,52 @@ def cut_off_and_back() -> None:
     bench.run(lambda: web.state == "open" and len(web.link.inbox.waiting()) == 2)
     repeats = [x.repeat for x in web.link.inbox.waiting()]
     assert repeats == [False, False], f"nobody has seen them: {repeats}"
+
+
+def _same_id(*names: str) -> tuple[Bench, Seat, list[Seat], dict[str, Any]]:
+    """A command line at the mailbox web, which nobody holds; seats of one host, of which each has sent it a message of
+    the same id; and how the last of these messages is named exactly.
+    """
+    bench = Bench()
+    web, *senders = opened(bench, "web", *names)
+    web.link.bye(leave=True)
+    bench.run(lambda: web.state == "parked")
+    person = bench.seat("web", mode="send")
+    bench.run(lambda: person.state == "open")
+    for sender in senders:
+        sender.submit("send", {"to": ["web"]}, b"of " + sender.profile.name.encode(), "m" * 16)
+        bench.run()
+    return bench, person, senders, {"ids": ["alpha/" + "m" * 16], "of": [senders[-1].profile.mailbox]}
+
+
+def _waiting(bench: Bench) -> list[str]:
+    """The mailboxes whose mail waits for web."""
+    (mailbox,) = (m for m in bench.hub.alive.world.mailboxes.values() if m.name == "web")
+    return [pending.sender for pending in mailbox.pending.values()]
+
+
+def settled_by_the_name_of_another() -> None:
+    """Two messages have the same id; a command line has printed the second and says so exactly."""
+    bench, person, (api, db), exact = _same_id("api", "db")
+    assert person.done("settle", {**exact, "proof": "printed"}).result == {"settled": 1}
+    assert _waiting(bench) == [api.profile.mailbox], f"{db.profile.mailbox}'s was printed; {_waiting(bench)}'s waits"
+
+
+def settled_by_a_name_that_was_of_another() -> None:
+    """A message has the id of one that was printed, and is not named exactly."""
+    bench, person, (api,), exact = _same_id("api")
+    result = person.done("settle", {"ids": exact["ids"], "proof": "printed"}).result
+    assert _waiting(bench) == [api.profile.mailbox], "nobody has said that this one was printed"
+    assert result == {"settled": 0}
+
+
+def acknowledged_before_it_was_offered() -> None:
+    """A message is acknowledged, and nobody has said that it was offered."""
+    bench, person, _, exact = _same_id("api")
+    for of in ({}, {"of": exact["of"]}):
+        assert person.done("receipt", {"moved": [["acked", "lie", 0, exact["ids"]]], **of}).code == 200
+    ((acked,),) = bench.hub.store._db.execute("SELECT acked_at FROM deliveries").fetchall()
+    assert acked is None, "what nobody was offered is acknowledged"
 
 
 def first_request_lost() -> None:

@@ -161,12 +161,12 @@ MUTANTS: dict[str, Mutant] = {
     "ledger by number": Mutant(
         "what was shown is remembered by the number it had on its connection",
         ("not shown", "never shown"),
-        (Edit(inbox.Letter, "key", "{self.msg.fid}/{self.msg.id}", "{self.msg.fid}/{self.msg.n}"),),
+        (Edit(inbox.Letter, "key", "self.msg.id)", "str(self.msg.n))"),),
     ),
     "ledger by host and id": Mutant(
         "two mailboxes of one host use the same id, and what the second says counts as shown",
         ("not shown", "never shown"),
-        (Edit(inbox.Letter, "key", "{self.msg.fid}/", ""),),
+        (Edit(inbox.Letter, "key", "self.msg.fid", '""'),),
     ),
     "acknowledged, not offered": Mutant(
         "an acknowledgement settles a copy of which nobody has said that it was offered",
@@ -200,11 +200,42 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
+    "settled by id": Mutant(
+        "what a command line has printed settles another message of the same id",
+        edits=(
+            Edit(
+                mail,
+                "settle_ids",
+                "core.numbers_of(mailbox, name.host, name.msg, name.sender)",
+                "core.numbers_of(mailbox, name.host, name.msg)[:1]",
+            ),
+        ),
+        schedule=directed.settled_by_the_name_of_another,
+    ),
+    "settled by any name": Mutant(
+        "a name that is not exact settles the message that has it by now",
+        edits=(Edit(mail, "settle_ids", "if not name.sender:", "if False:"),),
+        schedule=directed.settled_by_a_name_that_was_of_another,
+    ),
+    "offered goes first": Mutant(
+        "of several messages of an id the one that the disk knows to be offered gets the step",
+        ("another meant",),
+        (
+            Edit(
+                store,
+                "_resolve",
+                "    if len({row[0] for row in found}) != 1:",
+                """    if w.status != "offered":
+        found = [row for row in found if row[7]] or found
+    if len({row[0] for row in found}) != 1:""",
+            ),
+        ),
+        start=2368,
+    ),
     "a step by id, offered or not": Mutant(
         "an acknowledgement by id counts for a message that was not offered",
-        ("not offered", "another meant"),
-        (Edit(store, "_resolve", 'if w.status != "offered":', "if False:"),),
-        start=335,
+        edits=(Edit(store, "_resolve", "if not offered and w.status in _ONLY_OFFERED:", "if False:"),),
+        schedule=directed.acknowledged_before_it_was_offered,
     ),
     "an event for every receipt": Mutant(
         "a receipt for a message that was never here is told as a step of it",
@@ -320,6 +351,7 @@ MUTANTS: dict[str, Mutant] = {
         "a session that an older copy does not know is parked as if somebody had taken its mailbox",
         ("displaced by nobody",),
         (Edit(sessions, "hold", "was_displaced(core, mailbox, hello)", "True"),),
+        start=380,
     ),
     "notes fill the window": Mutant(
         "what wakes nobody may take the whole window",
@@ -467,7 +499,7 @@ MUTANTS: dict[str, Mutant] = {
     "any reply is an answer": Mutant(
         "the broker stamps as an answer what names a question, whoever was asked",
         ("answer", "stranger"),
-        (Edit(store_reads, "marks", "max(question[0] - now, 1) if question else 0", "int(bool(re_))"),),
+        (Edit(store_reads, "marks", "return matched, 0", "return matched, int(bool(re_))"),),
     ),
     "matched unseen": Mutant(
         "a message is matched with a question that nobody has proved to be shown",

@@ -83,6 +83,7 @@ class Copy:
     sender: str
     mark: str
     expires: int
+    to: str = ""  # what its mailbox was called
     steps: dict[str, int] = field(default_factory=dict)
     settled: str = ""
     held: str = ""  # why
@@ -130,6 +131,7 @@ class Truth(Watch):
         ] = {}  # ledger, host and id -> the messages of that name it was offered
         self.here: set[str] = set()  # mailboxes whose holder is connected, as the broker has told everybody
         self.holders: dict[str, set[str]] = {}  # mailbox -> whoever was welcomed to it
+        self.granted: dict[str, set[int]] = {}  # mailbox -> the terms in which it was held
         self.aside: set[str] = set()  # mailboxes that were set aside by a takeover
         self.settling: dict[int, dict[str, None]] = {}  # ledger -> marks of what was shown from a query
         self.letters: dict[str, wire.Msg] = {}  # the checker's name -> the message
@@ -252,6 +254,7 @@ class Truth(Watch):
                     row = expiries.get(mark(write.msg, message.body))
                     ttl = row.args.get("ttl", 0) if row else 0
                     copy_ = Copy(write.msg, write.sender, mark(write.msg, message.body), now + ttl if ttl else 0)
+                    copy_.to = write.name
                     copy_.wakes = message.kind == "task" and not write.quiet
                     copy_.asker = write.sender if message.ask else ""
                     self._by_policy(write, message)
@@ -339,10 +342,10 @@ class Truth(Watch):
         if self.hub is None:
             return
         sql = (
-            f"SELECT d.n, m.sender FROM deliveries d JOIN messages m ON m.row = d.msg "
+            f"SELECT d.n, m.sender, d.{move.status}_proof FROM deliveries d JOIN messages m ON m.row = d.msg "
             f"WHERE d.mailbox = ? AND m.id = ? AND d.{move.status}_at IS NOT NULL"
         )
-        for n, sender in self.hub.store._db.execute(sql, (move.mailbox, move.msg)).fetchall():
+        for n, sender, proof in self.hub.store._db.execute(sql, (move.mailbox, move.msg)).fetchall():
             known = self.history.copies.get((move.mailbox, n))
             if known is None or (known.msg, known.sender) != (move.msg, sender):
                 self.fail(
@@ -354,13 +357,22 @@ class Truth(Watch):
             known.steps[move.status] = move.ts
             if move.status in ("acked", "failed") and not {"offered", "injected"} & set(known.steps):
                 self.fail("not offered", f"{known.mark} in {move.mailbox} is {move.status}, and was never offered")
+            # The step names the reply that is the answer; another reply of the same batch has a question of its own.
             meant = [
                 self.meant[ident]
                 for _, r in self._fed
-                if isinstance(r, wire.Req) and (ident := mark(r.id, r.body)) in self.meant
+                if isinstance(r, wire.Req)
+                and (ident := mark(r.id, r.body)) in self.meant
+                and (move.status != "answered" or r.id == proof)
             ]
             if move.status in ("acked", "answered") and (move.mailbox, known.mark) not in meant:
-                about = [other for mailbox, other in meant if mailbox == move.mailbox and other.startswith(move.msg)]
+                # What a restored database has lost cannot be told from what it still has by a name that is not exact.
+                here = {c.mark for (box, _), c in self.history.copies.items() if box == move.mailbox}
+                about = [
+                    other
+                    for mailbox, other in meant
+                    if mailbox == move.mailbox and other.startswith(move.msg) and other in here
+                ]
                 if about:
                     self.fail("another meant", f"{known.mark} in {move.mailbox} is {move.status}; meant was {about}")
 
@@ -439,6 +451,7 @@ class Truth(Watch):
             self.fail("same term", f"{welcome.name} term {term} for {holder} and {inst}")
         self.history.terms[welcome.id] = (welcome.term, inst)
         self.holders.setdefault(welcome.id, set()).add(inst)
+        self.granted.setdefault(welcome.id, set()).add(welcome.term)
 
     def _refused(self, sent: Send, here: set[str]) -> None:
         """Who is told that another living session holds the name waits for a person: so that one must be there."""
@@ -478,8 +491,9 @@ class Truth(Watch):
         """A copy is stamped as an answer iff its sender's mailbox was put that question by this one."""
         session = self.hub.alive.core.sessions.get(conn.route) if self.hub else None
         mine = session.mailbox if session is not None else ""
+        this = msg.id, msg.fid, msg.to
         copies = self.history.copies.items()
-        if not any(box == mine and (known.msg, known.sender) == (msg.id, msg.fid) for (box, _), known in copies):
+        if not any(box == mine and (known.msg, known.sender, known.to) == this for (box, _), known in copies):
             return  # it got another mailbox in the same batch
         if bool(msg.answer) != ((mine, msg.re, msg.fid) in self.history.asked):
             self.fail("answer", f"{conn.seat.label} is pushed {msg.id} with re {msg.re!r} and answer {msg.answer}")
@@ -524,7 +538,8 @@ class Truth(Watch):
             ]
             if not any(sight.proven for sight in seen):
                 self.fail("matched", f"{seat.label} answers {ident}, which is not proved to have been shown")
-            if (fid, ident, seat.mailbox) not in self.put:
+            # What it took itself for when its WELCOME of another mailbox was lost does not count.
+            if not any((fid, ident, box) in self.put for box in {seat.mailbox, *self._held(seat)}):
                 self.fail("matched", f"{seat.label} answers {ident}, which {fid} has not asked it")
 
     # -- the agents ------------------------------------------------------------------------------------------------
@@ -600,7 +615,14 @@ class Truth(Watch):
         read = (seat.label, mailbox, key)
         if read in self.read and not repeat:
             self.fail("unmarked repeat", f"{seat.label} shows {key} as if it were new")
-        another = self.holders.get(mailbox, set()) - {seat.label}
+        # By the broker: a seat whose WELCOME of this mailbox was lost takes it for its former one.
+        boxes = self._held(seat) & {
+            box for (box, _), known in self.history.copies.items() if key.endswith(known.mark)
+        }
+        another = set().union(*(self.holders.get(box, ()) for box in boxes | {mailbox})) - {seat.label}
+        # It had the mailbox before and gave it up: who had it meanwhile is not its to know.
+        if any(len(self.granted.get(box, ())) > 1 for box in boxes | {mailbox}):
+            another.add("")
         # A message that has the host and id of another one in the ledger may be that one, sent again.
         alike = {known for led in seat.ledgers for known in self.alike.get((led, key.partition(":")[0]), ())}
         another = another or alike - {key}
@@ -615,6 +637,10 @@ class Truth(Watch):
             self.fail("shown twice", f"{seat.label} shows {key} again, and nothing had happened")
         sight.times += 1
         sight.fids.add(fid)
+
+    def _held(self, seat: AppSeat) -> set[str]:
+        """The mailboxes this seat was welcomed to."""
+        return {box for box, holders in self.holders.items() if seat.label in holders}
 
     def doubt(self, seat: AppSeat, key: str) -> None:
         """The agent cannot know any more whether this was seen."""
