@@ -356,7 +356,7 @@ class Inbox:
                     self._alike[named(key)[0]] -= 1
                 self._batch().writes.append(DropShown(key))
             back[key] = letter if certain else replace(letter, repeat=True)
-        if back:
+        if back and self._left_after < 0:  # after a BYE nothing waits here: it is pushed anew, to whoever comes next
             # Each in its old place: paths give back in any order. What has no number came from beyond the window.
             merged = {**back, **self._waiting}
             order = sorted(merged, key=lambda key: self._at.get(key, wire.NUM_MAX))

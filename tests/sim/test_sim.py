@@ -11,6 +11,7 @@ from tests.sim.truth import Truth
 
 SEEDS = 300
 CHUNK = 20
+FAILED_ONCE = (2237, 2368, 2461, 2721, 3759, 4245, 4408, 5864, 6846, 8488)
 SCHEDULES = (
     directed.lost_request,
     directed.lost_reply,
@@ -36,6 +37,9 @@ SCHEDULES = (
     directed.goodbye_before_it_was_reported,
     directed.goodbye_without_a_trace,
     directed.cut_off_and_back,
+    directed.settled_by_the_name_of_another,
+    directed.settled_by_a_name_that_was_of_another,
+    directed.acknowledged_before_it_was_offered,
 )
 
 
@@ -44,6 +48,11 @@ def test_seeds(first: int) -> None:
     for seed in range(first, first + CHUNK):
         found = attempt(seed)
         assert not found, f"{found}\n  python -m tests.sim --seed {seed} --trace"
+
+
+@pytest.mark.parametrize("seed", FAILED_ONCE)
+def test_a_seed_that_failed_once(seed: int) -> None:
+    assert not attempt(seed)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.__name__)
