@@ -326,10 +326,12 @@ def test_settle_marks_what_nobody_holds() -> None:
     rig = bus("api", "web")
     rig.req(A, "send", {"to": ["web"]}, b"x", id="m" * 16)
     rig.hello(C, "web", mode="send")
-    rep = rig.req(C, "settle", {"ids": ["m" * 16], "proof": "printed"})
+    exact = {"ids": ["alpha/" + "m" * 16], "of": [fid(rig, "api")]}
+    rep = rig.req(C, "settle", {**exact, "proof": "printed"})
     assert rep.code == 409, "its holder shows and marks its own"
     rig.say(B, {"c": "BYE", "leave": True})
-    rep = rig.req(C, "settle", {"ids": ["alpha/" + "m" * 16, "alpha/none", 5], "proof": "printed"})
+    more = {"ids": [*exact["ids"], "alpha/none", 5], "of": [*exact["of"], "", ""]}
+    rep = rig.req(C, "settle", {**more, "proof": "printed"})
     assert (rep.code, rep.result) == (200, {"settled": 1})
     assert pending(rig, "web") == [] and history(rig, "web", "m" * 16)["injected"] == "printed"
 

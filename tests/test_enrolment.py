@@ -439,8 +439,9 @@ def test_only_the_owner_of_a_mailbox_acknowledges_and_tells_receipts() -> None:
     rig.req(b"cli", "send", {"to": ["api@hub"]}, b"secret")
     (msg,) = [c for c in rig.sent[OWNER] if isinstance(c, wire.Msg)]
     rig.say(LAPTOP, {"c": "ACK", "ranges": [[1, 9]], "proof": "lie"})
-    rig.req(LAPTOP, "receipt", {"moved": [["injected", "lie", 0, [msg.id, f"hub/{msg.id}"]]]})
-    rig.req(LAPTOP, "settle", {"ids": [msg.id], "proof": "lie"})
+    for of in ("", msg.fid):
+        rig.req(LAPTOP, "receipt", {"moved": [["injected", "lie", 0, [msg.id, f"hub/{msg.id}"]]], "of": [of, of]})
+        rig.req(LAPTOP, "settle", {"ids": [f"hub/{msg.id}"], "of": [of], "proof": "lie"})
     box = rig.broker.core.mailbox_named(HUB, "api")
     assert box is not None and [p.status for p in box.pending.values()] == ["stored"]
 

@@ -215,8 +215,9 @@ def test_a_paired_key_forges_senders_acks_receipts_names_and_terms(field: Field)
     assert (forged.from_, forged.host) == ("eve", "far") and forged.fid != msg.fid
     # Acks, receipts and settlements of somebody else's mail.
     eve.say(wire.Ack([[1, 9]], "lie"))
-    eve.do("receipt", {"moved": [["injected", "lie", 0, [ident, f"hub/{ident}"]]]})
-    eve.do("settle", {"ids": [ident], "proof": "lie"})
+    for of in ("", msg.fid):
+        eve.do("receipt", {"moved": [["injected", "lie", 0, [ident, f"hub/{ident}"]]], "of": [of, of]})
+        eve.do("settle", {"ids": [f"hub/{ident}"], "of": [of], "proof": "lie"})
     assert field.far.tried("inbox", "--as", "honest").returncode == 0  # its own mailbox of that name: empty
     (row,) = [r for r in field.hub.json("peers", "--all") if (r["name"], r["host"]) == ("honest", "hub")]
     assert row["unread"] == 2, "mail was settled by one who does not own it"
