@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.delivery import maildir as module
-from agent.delivery import rewake
 from agent.delivery.maildir import Box, Fate, Maildir, sweep
 from bus import processes
 from bus.errors import ConfigError
@@ -171,20 +170,6 @@ def test_the_bell_never_blocks(tmp_path: Path) -> None:
         made.ring()
     made.close()
     made.ring()
-
-
-def test_a_wake_that_nobody_hears_is_taken_back(tmp_path: Path) -> None:
-    made = Maildir.open(tmp_path / "m", os.getpid(), own())
-    assert not rewake.available(made)
-    attempt = rewake.wake(made, "x", 0, NOW)
-    assert attempt.verdict(made, rewake.CLAIM_MS - 1) is None
-    assert attempt.verdict(made, rewake.CLAIM_MS) is Fate.WAITING and made.box.withdraw(attempt.name)
-    claimed = rewake.wake(made, "y", 0, NOW)
-    claim = made.box.claim(claimed.name)
-    assert claim is not None and claimed.verdict(made, 0) is None
-    made.box.finish(claim)
-    assert claimed.verdict(made, 0) is Fate.PRINTED
-    made.close()
 
 
 def test_a_file_of_somebody_else_is_no_text(tmp_path: Path) -> None:

@@ -218,13 +218,20 @@ def _broker(call: Call, reached: list[str]) -> Iterator[Check]:
     elif stopped(call.home):
         yield Check("broker", "warn", "stopped with 'talkbus down'; mail waits", "talkbus up")
         yield from _database(call)
+        yield _unasked("talkbus up; talkbus doctor")
         return
     else:
         yield Check("broker", "ok", "does not run, so it was not asked anything; the next session or send starts it")
         yield from _database(call)
         yield _port(call)
+        yield _unasked("talkbus up; talkbus doctor")
         return
     yield from _asked(call, record, where, reached)
+
+
+def _unasked(remedy: str) -> Check:
+    """What only a broker that answers can say."""
+    return Check("sessions", "skip", "clock, version and how open sessions are reached were not asked", remedy)
 
 
 def _database(call: Call) -> Iterator[Check]:
@@ -258,6 +265,7 @@ def _asked(call: Call, record: Record | None, where: str, reached: list[str]) ->
         mend = "talkbus down && talkbus up" if record else "look at the other machine, or: talkbus lan hub ADDRESS"
         yield Check("broker", "fail", f"{where} does not answer: {error}", mend)
         yield from _refused(call)
+        yield _unasked("see the line above")
         return
     if stats.get("writable", True):
         yield Check("broker", "ok", f"runs: {where}; it answered (no message was sent, for it keeps every one)")

@@ -98,10 +98,6 @@ class Parser:
         watch = self._watches.get(key)
         return watch is not None and bool(watch.hashes)
 
-    @property
-    def watching(self) -> bool:
-        return bool(self._watches)
-
     def feed(self, lines: Iterable[bytes]) -> dict[str, Seen]:
         """Read whole lines; what changed for whom. Lines that are no records are passed over."""
         before = {key: watch.seen for key, watch in self._watches.items()}
