@@ -251,6 +251,21 @@ def test_a_notice_of_what_was_read_meanwhile_is_taken_back(tmp_path: Path) -> No
     assert not bed.box.names() and not bed.terminal.take_printed()
 
 
+def test_what_was_to_be_typed_and_is_printed_meanwhile_is_not_typed(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, hosted=True)
+    bed.terminal.say(TERMINAL)
+    printed, other = bed.loop.comes("a" * 16), bed.loop.comes("b" * 16)
+    bed.turn()
+    assert bed.box.waiting()
+    bed.terminal.printed([printed], timeout=0)
+    bed.turn()
+    line = bed.loop.book.ledger[printed]
+    assert (line.state, line.proof) == ("shown", "printed") and not bed.terminal.take_printed()
+    bed.turn()
+    assert bed.loop.book.ledger[other].state == "offering"
+    assert "b" * 16 in bed.text() and "a" * 16 not in bed.text()
+
+
 def test_a_hook_of_a_running_turn_goes_before_typing(bed: Bed) -> None:
     bed.terminal.say(TERMINAL)
     (bed.maildir / "activity").write_text("busy PreToolUse\n")

@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -468,10 +468,23 @@ class Ladder:
             return
         for request, keys in self._terminal.take_printed():
             self._printed.update(keys)
+            await self._not_typed(set(keys))
             await self._show_printed()
             request.unlink(missing_ok=True)
         if self._printed:
             await self._show_printed()  # what was beyond the window then
+
+    async def _not_typed(self, keys: set[str]) -> None:
+        """Take back what was to be typed and was printed. What the supervisor has begun to type stays typed."""
+        now = await self._call(lambda _link, at: at)
+        for flight in [x for x in self._flights if x.path == TERMINAL and keys & set(x.keys)]:
+            if self._box_of(flight).withdraw(flight.name):
+                await self._end(flight, Verdict("back", certain=True), now)
+            else:
+                await self._shown(keys & set(flight.keys), "printed")
+
+    async def _shown(self, keys: Collection[str], proof: str) -> None:
+        await self._call(lambda link, at: link.inbox.shown(at, keys, proof))
 
     async def _show_printed(self) -> None:
         def show(link: Link, now: int) -> list[str]:
@@ -532,8 +545,7 @@ class Ladder:
 
     async def _end(self, flight: Flight, verdict: Verdict, now: int) -> None:
         if verdict.end == "shown":
-            keys, proof = flight.keys, verdict.proof
-            await self._call(lambda link, at: link.inbox.shown(at, keys, proof))
+            await self._shown(flight.keys, verdict.proof)
         else:
             await self._back(flight.keys, verdict.certain)
         if verdict.blame and flight.path == "native":
