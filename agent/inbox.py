@@ -20,6 +20,7 @@ FIRST_KEPT = 4096  # messages of which is known how they first came to this proc
 LEDGER_SLACK = 1000  # how far the ledger may outgrow its limit before it is trimmed
 
 ASKS_KEPT = 256
+LAPSED_KEPT = 4096  # beyond that the broker says by itself that a message has expired
 REST_MS = 60_000  # an answer that no call of this process has taken by then is delivered like any message
 PROOF_MAX = 64  # characters the broker keeps of a proof
 
@@ -67,7 +68,7 @@ class Inbox:
         self._at: dict[str, int] = {}  # the same, the other way round
         self._waiting: dict[str, Letter] = {}
         self._offering: dict[str, Letter] = {}
-        self._lapsed: set[str] = set()  # expired here, unshown
+        self._lapsed: dict[str, None] = {}  # expired here, unshown; the newest
         self._owed: dict[tuple[str, str], list[int]] = {}  # (as, proof) -> numbers to acknowledge
         self._resync_after = -1  # k of the last PING before our resync; -1 = none outstanding
         self._asked_here: dict[str, None] = {}  # questions whose `ask` has ended in this process, the newest
@@ -107,7 +108,8 @@ class Inbox:
 
     def leave(self, pinged: int) -> wire.Ranges | None:
         """BYE: nothing more is taken in or offered on this connection. The numbers of what this process began to show
-        and does not know to be settled; None when something of that has no number here. `pinged` as in `take_in`.
+        and does not know to be settled; None when something of that has no number here, or there are more ranges than
+        one BYE holds. `pinged` as in `take_in`.
         """
         ledger = self._book.ledger
         untold = {key for key, line in ledger.items() if line.state == "shown" and not line.told}
@@ -115,8 +117,10 @@ class Inbox:
         begun |= {key for key in self._at if key in ledger}
         self._left_after = pinged
         self._waiting.clear()
-        known = [self._at[key] for key in begun if key in self._at]
-        return wire.ranges(sorted(known)) if len(known) == len(begun) else None
+        known = sorted(self._at[key] for key in begun if key in self._at)
+        pairs = wire.ranges(known)
+        whole = len(known) == len(begun) and (not known or pairs[-1][1] == known[-1])
+        return pairs if whole else None
 
     def take_in(self, now: int, msg: wire.Msg, pinged: int) -> None:
         """One MSG. `pinged` is the `k` of the last PING sent."""
@@ -143,7 +147,7 @@ class Inbox:
         elif key in self._lapsed and msg.ttl == 1:
             self._owe(msg.n, "expired", "")
         elif key not in self._offering:
-            self._lapsed.discard(key)  # with time to go it is another copy: the broker was restored
+            self._lapsed.pop(key, None)  # with time to go it is another copy: the broker was restored
             known = line is not None or self._alike[named(key)[0]] > 0
             self._waiting[key] = replace(letter, repeat=True) if known else letter
             self._batch().news.append(Mail(self.more))
@@ -221,7 +225,7 @@ class Inbox:
             key = self._numbers.pop(n)
             self._at.pop(key, None)
             lapsed = key in self._lapsed
-            self._lapsed.discard(key)
+            self._lapsed.pop(key, None)
             line = self._book.ledger.get(key)
             if line is not None and line.state == "shown":
                 if not lapsed:
@@ -379,7 +383,9 @@ class Inbox:
             self._lapse(letter)
 
     def _lapse(self, letter: Letter) -> None:
-        self._lapsed.add(letter.key)
+        self._lapsed[letter.key] = None
+        while len(self._lapsed) > LAPSED_KEPT:
+            del self._lapsed[next(iter(self._lapsed))]
         n = self._at.get(letter.key)
         if n is not None:
             self._owe(n, "expired", "")

@@ -10,6 +10,7 @@ import pytest
 from agent.book import LEDGER_KEPT, Book, DropShown, PutShown, Shown
 from agent.effects import Batch, Mail
 from agent.inbox import LEDGER_SLACK, Inbox, Letter, named
+from bus import wire
 from bus.wire import Ack, Msg, Pong
 
 
@@ -460,3 +461,17 @@ def test_a_message_of_the_same_host_and_id_as_another_in_the_ledger_may_be_a_rep
 def test_how_operations_name_what_the_ledger_has() -> None:
     assert named("h/0001/m1") == ("h/m1", "0001")
     assert named("h/m1") == ("h/m1", ""), "of an earlier talkbus"
+
+
+def test_a_goodbye_that_cannot_name_all_says_so() -> None:
+    """Numbers with gaps, more than one BYE holds: the broker is to take everything for begun."""
+    rig = Rig()
+    for n in range(1, 2 * wire.WINDOW + 3):
+        rig.inbox.take_in(rig.now, msg(n, n - 1, ttl=0 if n % 2 else 5), 0)
+        if n % 2:
+            rig.inbox.offer(rig.now, rig.inbox.waiting(), "native")
+            rig.inbox.shown(rig.now, list(rig.inbox._offering), "transcript")
+        else:
+            rig.now += 6
+            rig.inbox.expire(rig.now)
+    assert rig.inbox.leave(0) is None
