@@ -6,6 +6,7 @@ the user has cleared, is not known here, so nothing is taken for its answer.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,7 +85,9 @@ class Questions:
         question = Question(msg.id, msg.fid, msg.from_, msg.host, until)
         self._known[question.key] = question
         while len(self._known) > KEPT:
-            del self._known[next(iter(self._known))]
+            # The oldest of whoever asked most, so that nobody's questions crowd out those of others.
+            most = Counter(x.fid for x in self._known.values()).most_common(1)[0][0]
+            del self._known[next(key for key, x in self._known.items() if x.fid == most)]
 
     def inherit(self, former: Questions) -> None:
         """Go on from what this process knew before its book was read from the disk again."""

@@ -65,9 +65,11 @@ async def send_message(desk: Desk, args: Args) -> str:
 
     def prepare(link: Link, now: int) -> None:
         if matches:
-            shown = link.inbox.questions.shown(now, began)[-QUESTIONS_MAX:]
-            likely.extend(x for x in shown if x.may_be_of(to[0]))
+            open_ = link.inbox.questions.shown(now, began)
+            likely.extend(x for x in open_ if x.may_be_of(to[0]))
             _one_at_most(likely)
+            # Those that seem to be meant last, so that questions of others do not crowd them out.
+            shown = ([x for x in open_ if x not in likely] + likely)[-QUESTIONS_MAX:]
             if shown:
                 request["answers"] = [[x.fid, x.id] for x in shown]
         else:

@@ -231,3 +231,15 @@ def test_an_answer_that_nobody_here_waits_for_rests_a_minute_at_most() -> None:
     assert wakes(made) == [False]
     made.inbox.expire(MINUTE)
     assert wakes(made) == [True]
+
+
+def test_questions_of_one_do_not_crowd_out_those_of_another() -> None:
+    made = link()
+    made.inbox.take_in(0, msg(1, "q", ask=11 * MINUTE, fid="a0000002"), 0)
+    show(made, 1)
+    for n in range(2, KEPT + 50):
+        made.inbox.take_in(
+            1, wire.Msg(n, n - 1, f"{n:016d}", "eve", "e0000001", "far", "bob", "note", 1, ask=MINUTE), 0
+        )
+        show(made, 2)
+    assert "q" in shown(made, 3)
