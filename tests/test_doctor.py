@@ -349,6 +349,23 @@ def test_how_each_living_session_is_reached(world: World) -> None:
     assert "nothing wakes it" in found["session web"][0] and "is not on the bus" in found["session ops"][0]
 
 
+def test_a_session_of_another_machine_proves_nothing(world: World) -> None:
+    world.install()
+    world.broker()
+    for name in ("api", "web"):
+        start = start_time(os.getpid()) or ""
+        seat = take_seat(world.bus, name, f"/p/{name}")
+        seat.announce(Live(os.getpid(), start, 0, "", name, "i", "/p", mailbox=f"0000{name}"))
+    world.peers = [
+        {"id": "ffffffff", "name": "api", "host": "far", "wake": "native"},
+        {"id": "0000api", "name": "api", "host": "here", "wake": "tools"},
+        {"id": "0000web", "name": "web", "host": "here", "wake": "terminal"},
+    ]
+    assert "nothing wakes it" in world.look()["session api"][0]
+    assert world.told("session web").startswith("is woken by typing")
+    assert "(no open session proves it)" in world.told("delivery"), "typing proves no inbox"
+
+
 def test_a_client_whose_agent_was_killed(world: World) -> None:
     """Whether or not the broker runs; not where another agent serves it by now, nor where the client has ended too."""
     world.install()

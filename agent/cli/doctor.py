@@ -102,7 +102,7 @@ def _on_terminal() -> bool:
 def examine(call: Call, tell: Callable[[str], None] = lambda _: None) -> Iterator[Check]:
     """Every check, in the order in which they are shown."""
     ways = Ways()
-    reached: list[str] = []
+    reached: dict[str, str] = {}
     yield from _runtime()
     yield from _directories(call)
     yield _room(call)
@@ -135,10 +135,10 @@ def examine(call: Call, tell: Callable[[str], None] = lambda _: None) -> Iterato
         yield _channel(read(os.environ, Path.home() if exits.nowhere() else Path.cwd()))
 
 
-def _delivery(ways: Ways, inbox: bool, reached: list[str]) -> Check:
+def _delivery(ways: Ways, inbox: bool, reached: dict[str, str]) -> Check:
     """What all of this means for mail to a new session; `inbox`: the client has one, and we are to use it."""
     if ways.server:
-        tried = "" if reached else " (no open session proves it)"
+        tried = "" if "native" in reached.values() else " (no open session proves it)"
         waking = [f"its own inbox{tried}"] if inbox and ways.inbox else []
         waking += ["a hook"] if ways.waiter else []
         if waking:
@@ -202,7 +202,7 @@ def _room(call: Call) -> Check:
     return Check("disk", "ok", f"{show.octets(free)} free")
 
 
-def _broker(call: Call, reached: list[str]) -> Iterator[Check]:
+def _broker(call: Call, reached: dict[str, str]) -> Iterator[Check]:
     from bus.daemon import published, stopped
 
     try:
@@ -246,7 +246,7 @@ def _database(call: Call) -> Iterator[Check]:
         yield Check("database", "ok", "can be opened")
 
 
-def _asked(call: Call, record: Record | None, where: str, reached: list[str]) -> Iterator[Check]:
+def _asked(call: Call, record: Record | None, where: str, reached: dict[str, str]) -> Iterator[Check]:
     """What the broker itself says."""
     try:
         with call.view(start=False) as view:
@@ -325,7 +325,7 @@ def _port(call: Call) -> Check:
     return Check("ports", "ok", f"{config.port} and {config.port + 1} are free")
 
 
-def _sessions(call: Call, peers: list[dict[str, Any]], reached: list[str]) -> Iterator[Check]:
+def _sessions(call: Call, peers: list[dict[str, Any]], reached: dict[str, str]) -> Iterator[Check]:
     """How each living session of this machine is reached, as its agent says, and whether that is true."""
     from agent.seats import living
 
@@ -333,7 +333,8 @@ def _sessions(call: Call, peers: list[dict[str, Any]], reached: list[str]) -> It
     if not here:
         yield Check("sessions", "ok", "none is open on this machine")
     for live in here:
-        wake = next((str(p.get("wake") or "") for p in peers if p.get("name") == live.name), None)
+        mine = (p for p in peers if (p.get("id") if live.mailbox else p.get("name")) == (live.mailbox or live.name))
+        wake = next((str(p.get("wake") or "") for p in mine), None)
         name = f"session {live.name}"
         faults = list(_reaching(name, live, wake or ""))
         yield from faults
@@ -345,7 +346,7 @@ def _sessions(call: Call, peers: list[dict[str, Any]], reached: list[str]) -> It
             told = f"nothing wakes it; it sees mail {_WAITS[wake]}"
             yield Check(name, "warn", told, "run it there" if wake == "inbox" else "talkbus install")
         elif not faults:
-            reached.append(live.name)
+            reached[live.name] = wake
             shown = ", which takes connections" if wake == "native" and live.client_pid else ""
             yield Check(name, "ok", f"is woken by {_WAKES.get(wake, wake)}{shown}")
 
