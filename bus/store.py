@@ -313,6 +313,9 @@ class Store:
             return self._db.execute(sql + " LIMIT 1").fetchone() is not None
 
     def _keep(self, message: AddMessage) -> None:
+        former = self._fresh.pop((message.sender, message.id), None)
+        if former is not None:
+            self._fresh_octets -= len(former.body) + CACHE_ENTRY
         self._fresh[message.sender, message.id] = message
         self._fresh_octets += len(message.body) + CACHE_ENTRY
         while self._fresh_octets > CACHE_MAX:

@@ -595,7 +595,9 @@ else:
             try:
                 plain = body(claims[0]) if way == TERMINAL else ""
             except (OSError, ValueError):
-                return  # garbage stays where it is, claimed
+                with suppress(OSError):
+                    box.finish(claims[0], shown=False)  # garbage: its agent takes the message back
+                return
             text = pasted(plain) if way == TERMINAL else notice(not self._typist.reads_status)
             self._typist.typed(now)
             self._to_child += text
@@ -622,9 +624,13 @@ else:
                 self._reference = None  # what is still on its way to the program would be written by the terminal
             if _empty(self._slave) if self._typist.reads_status else self._reference and self._reference.found:
                 box, claim = self._typing
-                self._typing = self._reference = None
-                with suppress(OSError):
+                try:
                     box.finish(claim, shown=True)
+                except FileNotFoundError:
+                    pass  # its agent has forgotten it
+                except OSError:
+                    return  # said at the next look
+                self._typing = self._reference = None
 
         def _leave(self, code: int) -> None:
             """What the program left on in the terminal, when it could not clean up; and our own agent."""

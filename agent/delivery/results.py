@@ -27,6 +27,7 @@ PING_S = 5.0  # a client that calls again within that time is not asked
 PING_AT_ONCE_S = 0.1  # where the system does not tell what was read, nothing else proves it
 OVERDUE_S = 10.0
 PING_ID = "talkbus-ping-"
+PINGS_KEPT = 64  # that were not answered
 
 
 class Wire(Protocol):
@@ -158,6 +159,8 @@ class Results:
         self._pings += 1
         ident = f"{PING_ID}{self._pings}"
         self._pinged[ident] = max(waits)
+        while len(self._pinged) > PINGS_KEPT:
+            del self._pinged[next(iter(self._pinged))]
         task = asyncio.get_running_loop().create_task(self._ping(ident))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -86,7 +86,7 @@ def drop(core: Core, session: Session, req: wire.Req) -> Answer:
 def _each(core: Core, session: Session, req: wire.Req, reason: str) -> Answer:
     key = person(session)
     done, missing = 0, []
-    names = named(req.args["ids"], req.args.get("of"), wire.RECEIPT_IDS)
+    names = list(dict.fromkeys(named(req.args["ids"], req.args.get("of"), wire.RECEIPT_IDS)))
     for name in names:
         policy.named(core, key, name)  # refuses before anything is done
     for name in names:

@@ -211,7 +211,7 @@ def test_nothing_is_typed_into_an_editor_of_the_client(api: FakeApi, home: Home,
     ident = bus.send("bob", "look at the tests")
     until(lambda: bus.peer("bob")["unread"] == 1, "the message at the agent")
     time.sleep(1.2)
-    assert not bus.showings(ident)
+    assert not bus.showings(ident) and bob.seat.waiting(), "it was typed into the editor"
     (folder / "go").touch()
     bus.shown_once(ident, "bob", "bob")
 
