@@ -86,17 +86,37 @@ def test_what_seems_to_stand_in_the_line(keys: bytes, draft: int) -> None:
     ("keys", "draft"),
     [
         (b"half\r", 0),
-        (b"half\\\r", 5),  # a newline in the draft
+        (b"\x1b[Dhalf\r", 5),  # until a turn begins
+        (b"half\x7f\x7f\x7f", 1),
+        (b"half\x7f\x7f\x7f\x7f\x7f", 0),
+        (b"half\\\r", 4),  # a newline in the draft
         (b"half\x1b\r", 4),
-        (b"half\nmore", 9),
+        (b"half\nmore", 8),
         (b"half\x15", 4),  # it clears one line of several
         (b"half\x03", 0),
         (b"half\x04", 4),  # it deletes a character at most
         (b"\x10", 1),
         (b"\x12", 1),
+        (b"half\x12\x03", 4),  # it ends a search, and the line stays
+        (b"half\x12\x03\x03", 0),
+        (b"@RE\r", 3),  # it chooses from a list
+        (b"/help\r", 5),
+        (b"\x07", 1),  # an editor
+        (b"\x1b[A", 1),
+        (b"\x1b[A\x03", 0),
+        (b"\x1b[112;5u", 1),  # Ctrl-P, as a keyboard says it that numbers its keys
+        (b"\x1b[27;5;112~", 1),
+        (b"\x1b[104u\x1b[105;1u\x1b[127u", 1),
+        (b"\x1b[104u\x1b[105;1u\x1b[127;129u\x1b[127u", 0),
+        (b"h\x1b[99;5u", 0),
+        (b"h\x1b[99;5:3u", 1),  # let go
+        (b"\x1b[57441;2u", 1),
+        (b"\x1b[200~delete all\x1b[201~\x7f\x7f", 1),
+        (b"\x1b[200~\x1b[201~", 0),
+        (b"\x1b[I\x1b[O\x1b[<35;10;10M\x1b[?64;1;2c\x1b]11;rgb:00/00/00\x07\x1bP>|xterm\x1b\\\x1b[?1u\x1b[3;7R", 0),
     ],
 )
-def test_in_a_client_a_draft_has_several_lines(keys: bytes, draft: int) -> None:
+def test_in_a_client_only_a_turn_or_what_is_plain_empties_the_line(keys: bytes, draft: int) -> None:
     whole, single = Typist(reads_status=True), Typist(reads_status=True)
     whole.keys(0, keys)
     for sequence in (keys,) if b"\x1b" in keys else (bytes([octet]) for octet in keys):
@@ -144,6 +164,59 @@ def test_what_stands_in_a_line_that_the_terminal_edits(keys: bytes, draft: int) 
         single.keys(0, bytes([octet]), b"\x7f")
     for typist in (whole, single):
         assert typist.draft == draft and typist.may(LATE) == (draft == 0)
+
+
+def test_a_turn_takes_the_line_only_right_after_enter() -> None:
+    for keys, gap, draft in ((b"\x10\r", 200, 0), (b"half", 200, 4), (b"\x10\rx", 200, 2), (b"/rewind\r", 9000, 7)):
+        typist = Typist(reads_status=True)
+        typist.says("idle", 1, 0)
+        typist.keys(1000, keys)
+        typist.says("busy", 2, 1000 + gap)
+        typist.says("idle", 3, 20_000)
+        assert typist.draft == draft, keys
+
+
+def test_what_is_queued_behind_a_turn_has_left_the_line() -> None:
+    typist = Typist(reads_status=True)
+    typist.says("busy", 1, 0)
+    typist.keys(0, b"and then the docs\r")
+    typist.says("idle", 2, 9000)
+    assert typist.may(LATE)
+
+
+def test_a_stashed_draft_comes_back_after_the_next_prompt() -> None:
+    typist = Typist(reads_status=True)
+    typist.says("idle", 1, 0)
+    typist.keys(0, b"put aside\x13other words\r")
+    typist.says("busy", 2, 100)
+    typist.says("idle", 3, 200)
+    assert not typist.may(LATE)
+    typist.keys(0, b"\x03")
+    assert typist.may(LATE)
+
+
+def test_a_dialog_has_its_keys_for_itself() -> None:
+    typist = Typist(reads_status=True)
+    typist.says("busy", 1, 0)
+    typist.says("waiting", 2, 0)
+    typist.keys(0, b"\x1b[B1")
+    typist.says("busy", 3, 100)
+    typist.says("idle", 4, 200)
+    assert typist.may(LATE)
+    typist.keys(0, b"/model\r")
+    typist.says("waiting", 5, 200)
+    typist.keys(0, b"\x1b")
+    typist.says("idle", 6, 300)
+    assert typist.may(LATE), "the command has left the line"
+
+
+def test_a_conversation_that_was_cleared_begins_with_an_empty_line() -> None:
+    typist = Typist(reads_status=True)
+    typist.says("idle", 1, 0, "one")
+    typist.keys(0, b"/clear\r")
+    assert not typist.may(LATE)
+    typist.says("idle", 1, 100, "two")
+    assert typist.may(LATE)
 
 
 def test_a_turn_that_is_broken_off_may_put_its_prompt_back() -> None:
@@ -208,6 +281,8 @@ def test_a_turn_that_begins_took_the_line() -> None:
     typist.says("idle")
     typist.keys(0, b"half")
     typist.says("busy")
+    assert typist.draft == 4, "something else began it"
+    typist.keys(0, b"\r")
     assert typist.draft == 0
     typist.keys(0, b"next")
     typist.says("busy")

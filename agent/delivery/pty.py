@@ -55,6 +55,20 @@ _KEYS = re.compile(
     rb"|\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|\x1b[\]P_^X].*?(?:\x07|\x1b\\|$)|\x1b.|\x1b",
     re.DOTALL,
 )
+# What is typed into a client: a paste, what the terminal answers by itself (also where a mouse or the focus is), keys
+# in the encodings that name them by number, any other sequence, and single characters.
+_INPUT = re.compile(
+    rb"(?P<paste>\x1b\[200~.*?(?:\x1b\[201~|$))"
+    rb"|(?P<answer>\x1b\[(?:[?>=<][0-?]*[ -/]*[@-~]|[IO]|[0-9;]*[Rt]|M...)|\x1b[\]P_^X].*?(?:\x07|\x1b\\|$))"
+    rb"|\x1b\[(?P<code>[0-9]+)(?::[0-9:]*)?(?:;(?P<mods>[0-9]*)(?::(?P<event>[0-9]))?[0-9:;]*)?u"
+    rb"|\x1b\[27;(?P<mods2>[0-9]+);(?P<code2>[0-9]+)~"
+    rb"|(?P<key>\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|\x1b.|\x1b)"
+    rb"|(?P<one>[\x00-\x1f\x7f]|[\x20-\x7e\x80-\xff][\x80-\xbf]*)",
+    re.DOTALL,
+)
+_HALF = re.compile(rb"\x1b\[[0-?]*[ -/]*\Z")  # a sequence whose end comes with the next read
+_SPECIAL = b"@/#!?\\"  # in a client's line these open lists, change its mode or continue the line
+_TAKEN_MS = 5000  # a turn that begins later than that after Enter was begun by something else
 _SEQUENCE = re.compile(
     rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]P_^X][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])|[\x00-\x1a\x1c-\x20]"
 )
@@ -98,9 +112,14 @@ class Typist:
     status: str = ""
     modes: set[int] = field(default_factory=set)  # private modes of the terminal that are on
     pasted: bool = False  # it has asked for pastes once
+    plain: bool = True  # the line was empty once, and since then only text was typed and taken back
+    stashed: bool = False  # a draft was put aside, and comes back into the line after the next prompt
+    _searching: bool = False  # an earlier line is looked for: Ctrl-C ends that
+    _entered: bool = False  # the last key was Enter
+    _session: str = ""
+    _half: bytes = b""
     _handed: int = 0  # characters of the draft that the program has been given, so that no key takes them back
     _quoted: bool = False  # the next character stands for itself in the line
-    _escaped: bool = False  # the last character was a backslash
     _status_at: int = 0
     _rest: bytes = b""
 
@@ -109,18 +128,18 @@ class Typist:
 
         `erase` is the terminal's erase character while the program reads lines (canonical mode), else empty.
         """
-        self.key_at, self.ours = now, False
+        self.key_at = now
+        if self.reads_status:
+            self._client(data)
+            return
+        self.ours = False
         if erase:
             self._line(data, erase)
             return
-        if self.status == "busy" and data in (b"\x1b", b"\x1b\x1b"):
-            self.draft = max(self.draft, 1)  # a turn that is broken off may put its prompt back into the line
         text = _KEYS.sub(self._sequence, data)
-        # A newline within a draft is not the end of it; nor does ^U clear more than its line there.
         # Ctrl-D deletes a character of a draft, or nothing.
-        ends = b"\r\x03" if self.reads_status else b"\r\n\x03\x15"
         for octet in text:
-            if octet in ends and not (octet == 0x0D and self._escaped and self.reads_status):
+            if octet in b"\r\n\x03\x15":
                 self._sent()
             elif octet in (0x08, 0x7F):
                 self.draft = self.draft if self.moved else max(self._handed, self.draft - 1)
@@ -128,9 +147,49 @@ class Typist:
                 self.draft, self.moved = max(self.draft, 1), True
             elif octet in (0x01, 0x02, 0x05, 0x06):
                 self.moved = self.moved or self.draft > 0
-            elif (octet >= 0x20 and octet & 0xC0 != 0x80) or octet == 0x0A:
+            elif octet >= 0x20 and octet & 0xC0 != 0x80:
                 self.draft += 1
-            self._escaped = octet == 0x5C
+
+    def _client(self, data: bytes) -> None:
+        """Keys of a person in a client that says what it is doing.
+
+        Its line has lists, modes, a history and an editor, and Enter may choose from a list. So a line is empty
+        only where nothing but text was typed and sent or taken back, after a turn has taken it, or after Ctrl-C.
+        """
+        data, self._half = self._half + data, b""
+        if (cut := _HALF.search(data)) is not None and len(data) - cut.start() < _TAIL:
+            data, self._half = data[: cut.start()], data[cut.start() :]
+        for found in _INPUT.finditer(data):
+            if found["answer"] or found["event"] == b"3":  # a key that is let go
+                continue
+            self.ours = False
+            code, mods = found["code"] or found["code2"], found["mods"] or found["mods2"]
+            if code:
+                self._press(_key(int(code), int(mods or 1) - 1))
+            elif found["paste"]:
+                if found[0] not in (b"\x1b[200~", b"\x1b[200~\x1b[201~"):
+                    self._press(b"")
+            else:
+                self._press(found["one"] or (b"\x1b" if found[0] == b"\x1b" else b""))
+
+    def _press(self, key: bytes) -> None:
+        """One key: a character, or b"" for any that is not one."""
+        self._entered = key == b"\r"
+        if self.status == "waiting":
+            return  # a dialog has it
+        if key == b"\r":
+            if self.plain:
+                self._sent()  # sent or queued: text alone opens no list
+        elif key == b"\x03" and self.status != "busy" and not self._searching:
+            self._sent()
+        elif key in (b"\x7f", b"\x08") and self.plain:
+            self.draft = max(0, self.draft - 1)
+        elif len(key) and key >= b" " and key != b"\x7f" and key not in _SPECIAL:
+            self.draft += 1
+        else:
+            self.stashed = self.stashed or (key == b"\x13" and self.draft > 0)
+            self._searching = key == b"\x12"
+            self.draft, self.plain = max(self.draft, 1), False
 
     def _line(self, data: bytes, erase: bytes) -> None:
         """Keys of a person whose line the terminal itself edits: cursor and function keys are text there."""
@@ -155,6 +214,7 @@ class Typist:
     def _sent(self) -> None:
         """Nothing unsent stands in the input line any more."""
         self.draft, self._handed, self.moved = 0, 0, False
+        self.plain, self._searching = True, False
 
     @staticmethod
     def _sequence(found: re.Match[bytes]) -> bytes:
@@ -177,15 +237,24 @@ class Typist:
         start = text.rfind(b"\x1b", -_TAIL)
         self._rest = text[start:] if start >= 0 and not _MODE.match(text, start) else b""
 
-    def says(self, status: str, at: int = 0) -> None:
-        """The program's own status, and since when. A turn that begins has taken what stood in the input line.
+    def says(self, status: str, at: int = 0, now: int = 0, session: str = "") -> None:
+        """The program's own status, since when, and the conversation. A turn that begins right after Enter has taken
+        what stood in the input line; one that something else began leaves it there.
 
-        One that was over before we looked has taken what we typed: nobody else has touched the line since.
+        One that was over before we looked shows only in the time.
         """
-        turned = self.ours and status == self.status and bool(self._status_at) and at != self._status_at
-        if turned or (status == "busy" and self.status != "busy"):
-            self._sent()
+        changed = bool(self._status_at) and at != self._status_at
+        opened = status == "waiting" and self.status in ("idle", "shell")  # by a command in the line
+        if opened or (status == "busy" and self.status != "busy") or (changed and status == self.status):
+            if self.ours or (self._entered and now - self.key_at <= _TAKEN_MS):
+                self._sent()
+                if self.stashed:
+                    self.draft, self.plain, self.stashed = 1, False, False
             self.ours = False
+        if session and session != self._session:
+            if self._session and self._entered and not self.stashed:
+                self._sent()  # /clear, say
+            self._session = session
         self.status, self._status_at = status, at
         self.reads_status = self.reads_status or bool(status)
 
@@ -243,6 +312,16 @@ class Reference:
         text = self._tail + _SEQUENCE.sub(b"", whole)
         self.found = self.found or (bool(self._reference) and self._reference in text)
         self._tail = text[-len(self._reference) :]
+
+
+def _key(code: int, mods: int) -> bytes:
+    """A key by its number as the character that it was before keyboards had numbers; b"" where there was none."""
+    shift, alt, control = mods & 1, mods & 2, mods & 4
+    if alt or mods & ~0b11000111 or (code == 13 and (shift or control)):
+        return b""
+    if control:
+        return bytes([code & 0x1F]) if 97 <= code <= 122 else b""
+    return chr(code).encode("utf-8", "replace") if code < 0x110000 and not 0xD800 <= code < 0xF900 else b""
 
 
 def pasted(text: str) -> bytes:
@@ -464,7 +543,10 @@ else:
                 self._settle()
                 agent, client = self._served(now)
                 session = clientfile.read(client, self._config) if client else None
-                self._typist.says(session.status if session else "", session.status_at if session else 0)
+                if session is None:
+                    self._typist.says("", now=now)
+                else:
+                    self._typist.says(session.status, session.status_at, now, session.id)
                 self._say_way(now)
                 if not agent or self._to_child:
                     return
@@ -678,7 +760,8 @@ else:
         for entry in os.listdir("/proc"):
             if entry.isdecimal() and int(entry) != client:
                 with suppress(OSError):
-                    if os.readlink(f"/proc/{entry}/fd/0") == slave and client in processes.ancestors(int(entry)):
+                    place = os.readlink(f"/proc/{entry}/fd/0")
+                    if place in (slave, "/dev/tty") and client in processes.ancestors(int(entry)):
                         return True
         return False
 

@@ -196,6 +196,52 @@ def test_nothing_is_typed_into_a_dialog_or_over_an_earlier_line(
     assert bus.shown_once(ident, "bob", "bob").new.count("<pasted_content ") == 1
 
 
+def _pasted(terminal: Terminal) -> None:
+    terminal.write("\x1b[200~delete all of the old rows\x1b[201~")
+    terminal.wait_screen("delete all of the old rows")
+    terminal.write("\x7f")
+
+
+def _fetched(terminal: Terminal) -> None:
+    terminal.write("\x1b[112;5u")  # Ctrl-P, as a keyboard says it that numbers its keys
+    terminal.wait_screen("History")
+
+
+def _rewound(terminal: Terminal) -> None:
+    for keys in ("\x1b", "\x1b", "\x1b[A", "\r", "\r"):
+        time.sleep(0.5)  # two of them at once would be another key
+        terminal.write(keys)
+
+
+def _stashed(terminal: Terminal) -> None:
+    terminal.write("delete all")
+    terminal.wait_screen("delete all")
+    terminal.write("\x13")
+    time.sleep(0.5)
+    terminal.write("other words\r")
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("leave", [_pasted, _fetched, _rewound, _stashed])
+def test_no_draft_is_sent_along(
+    api: FakeApi, home: Home, bus: Bus, seats: list[Seat], leave: Callable[[Terminal], None]
+) -> None:
+    """However it came into the line."""
+    bob = Supervised(bus, home.project("bob"), *bus.arguments)
+    seats.append(bob.seat)
+    bob.reachable()
+    bob.terminal.write("first words\r")
+    api.wait("first words")
+    bob.wait_idle()
+    leave(bob.terminal)
+    time.sleep(1.2)
+    bob.wait_idle()
+    ident = bus.send("bob", "look at the tests")
+    until(bob.seat.waiting, "a text for the supervisor")
+    time.sleep(1.2)
+    assert bob.seat.waiting() and not bus.showings(ident)
+
+
 @pytest.mark.e2e
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell who reads a terminal")
 def test_nothing_is_typed_into_an_editor_of_the_client(api: FakeApi, home: Home, bus: Bus, seats: list[Seat]) -> None:
@@ -213,6 +259,11 @@ def test_nothing_is_typed_into_an_editor_of_the_client(api: FakeApi, home: Home,
     time.sleep(1.2)
     assert not bus.showings(ident) and bob.seat.waiting(), "it was typed into the editor"
     (folder / "go").touch()
+    bob.terminal.wait_screen(lambda screen: "editing" not in screen)
+    time.sleep(1.2)
+    assert not bus.showings(ident), "nobody knows what the editor has left in the line"
+    bob.terminal.write("done\r")
+    api.wait("done")
     bus.shown_once(ident, "bob", "bob")
 
 
