@@ -51,8 +51,7 @@ class Piggyback:
     def offer(self, link: Link, now: int, call: Call, letters: Sequence[Letter]) -> list[Letter]:
         """In the thread of the link: those of `letters` that may be shown by this call's result."""
         given = link.inbox.offer(now, letters, PATH, call.nonce)
-        if given:
-            self._calls.add(call)
+        self._calls.add(call)
         call.letters.update((letter.key, letter) for letter in given)
         return given
 
