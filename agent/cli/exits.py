@@ -148,6 +148,8 @@ def _code(command: Callable[[], Any], requests: Callable[[], list[str]]) -> int:
         text = str(error) or str(error.__cause__ or "")
         if text:
             told(text)
+        else:
+            _unprinted(requests(), "interrupted")
         return _interrupted(error)
     except (_Unread, BrokenPipeError):
         _unprinted(requests())
