@@ -247,6 +247,30 @@ def test_what_we_typed_stands_there_until_a_turn_takes_it() -> None:
     assert not typist.stuck(2 * LATE) and not typist.may(2 * LATE)
 
 
+def test_a_turn_of_a_slow_client_takes_our_text_after_the_second_enter_too() -> None:
+    typist = Typist(reads_status=True)
+    typist.output(0, b"\x1b[?2004h")
+    typist.says("idle", 1)
+    typist.typed(0)
+    assert typist.stuck(pty.SETTLE_MS)
+    typist.entered_again = True
+    assert not typist.stuck(LATE) and not typist.may(LATE), "once, and the text may still stand there"
+    typist.says("busy", 2)
+    typist.says("idle", 3)
+    assert typist.may(LATE)
+
+
+def test_a_turn_shows_although_the_status_was_being_written_at_one_look() -> None:
+    typist = Typist(reads_status=True)
+    typist.output(0, b"\x1b[?2004h")
+    typist.says("idle", 1)
+    typist.typed(0)
+    typist.says("")
+    assert not typist.may(LATE)
+    typist.says("idle", 3)
+    assert typist.may(LATE)
+
+
 def test_a_program_that_starts_silently_is_given_time() -> None:
     typist = Typist(started_at=0)
     assert not typist.may(pty.SILENT_MS - 1) and typist.may(pty.SILENT_MS)

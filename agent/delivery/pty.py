@@ -108,6 +108,7 @@ class Typist:
     wrote: bool = False  # the program has written something
     draft: int = 0  # characters that seem to stand in the input line, unsent
     ours: bool = False  # what stands there is what we typed, and nobody has touched a key since
+    entered_again: bool = False  # Enter was pressed a second time for it
     moved: bool = False  # the cursor is somewhere in the draft, so a backspace may remove nothing
     status: str = ""
     modes: set[int] = field(default_factory=set)  # private modes of the terminal that are on
@@ -120,6 +121,7 @@ class Typist:
     _half: bytes = b""
     _handed: int = 0  # characters of the draft that the program has been given, so that no key takes them back
     _quoted: bool = False  # the next character stands for itself in the line
+    _said: str = ""  # the last status that could be read
     _status_at: int = 0
     _rest: bytes = b""
 
@@ -241,11 +243,16 @@ class Typist:
         """The program's own status, since when, and the conversation. A turn that begins right after Enter has taken
         what stood in the input line; one that something else began leaves it there.
 
-        One that was over before we looked shows only in the time.
+        One that was over before we looked shows only in the time. "" is a status that cannot be read, as while the
+        program writes it: then nothing is typed, and what it says next is compared with what it said last.
         """
+        self.status = status
+        if not status:
+            return
+        before, self._said = self._said, status
         changed = bool(self._status_at) and at != self._status_at
-        opened = status == "waiting" and self.status in ("idle", "shell")  # by a command in the line
-        if opened or (status == "busy" and self.status != "busy") or (changed and status == self.status):
+        opened = status == "waiting" and before in ("idle", "shell")  # by a command in the line
+        if opened or (status == "busy" and before != "busy") or (changed and status == before):
             if self.ours or (self._entered and now - self.key_at <= _TAKEN_MS):
                 self._sent()
                 if self.stashed:
@@ -255,8 +262,7 @@ class Typist:
             if self._session and self._entered and not self.stashed:
                 self._sent()  # /clear, say
             self._session = session
-        self.status, self._status_at = status, at
-        self.reads_status = self.reads_status or bool(status)
+        self._status_at, self.reads_status = at, True
 
     def may(self, now: int) -> bool:
         """Whether something may be typed now: idle, nobody types, and nothing unsent stands there."""
@@ -285,14 +291,16 @@ class Typist:
         """Something of ours was typed. Until a turn has taken it, it may stand in the input line."""
         self.typed_at = now
         if self.reads_status:
-            self.draft, self.ours = 1, True
+            self.draft, self.ours, self.entered_again = 1, True, False
 
     def stuck(self, now: int) -> bool:
         """Whether Enter is to be pressed again: the client missed the one that followed our text.
 
-        Nothing else can have come into the line: no key was touched since.
+        Nothing else can have come into the line: no key was touched since. Once only. A client that was merely slow
+        gets it in an empty line, and the turn that then begins has taken our text all the same.
         """
-        return self.ours and now - self.typed_at >= SETTLE_MS and self.status in ("idle", "shell")
+        late = now - self.typed_at >= SETTLE_MS and self.status in ("idle", "shell")
+        return self.ours and late and not self.entered_again
 
 
 class Reference:
@@ -550,8 +558,8 @@ else:
                 self._say_way(now)
                 if not agent or self._to_child:
                     return
-                if self._typist.stuck(now) and self._reads(client):
-                    self._typist.ours = False
+                if self._typist.stuck(now) and self._typing is None and self._reads(client):
+                    self._typist.entered_again = True
                     self._to_child += b"\r"
                     self._feed()
                 elif self._typing is None and self._way:

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -290,7 +291,8 @@ class Tui:
         self.terminal.signal(signal.SIGKILL)
         for child in self._children:
             if child.is_running():  # also compares the start time: never a stranger with the same pid
-                child.kill()
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
         self.terminal.wait_end()
         self.terminal.hang_up()
 

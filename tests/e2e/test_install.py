@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,10 @@ class Bus:
         """The command lines of the MCP servers a session runs."""
         import psutil  # type: ignore[import-untyped]
 
-        children = [child.cmdline() for child in psutil.Process(tui.pid).children(recursive=True)]
+        children = []
+        for child in psutil.Process(tui.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # a hook that ends just now
+                children.append(child.cmdline())
         return [line for line in children if "mcp" in line[-1:] or any(part.endswith("mcp.sh") for part in line)]
 
 

@@ -45,8 +45,11 @@ class Seat:
     @property
     def child(self) -> psutil.Process:
         def found() -> psutil.Process | None:
-            children = psutil.Process(self.terminal.pid).children()
-            return next((one for one in children if one.cmdline()[:1] != TALKBUS[:1]), None)
+            for one in psutil.Process(self.terminal.pid).children():
+                with suppress(psutil.NoSuchProcess):
+                    if one.cmdline()[:1] != TALKBUS[:1]:
+                        return one
+            return None
 
         return until(found, "the program")
 
