@@ -68,6 +68,7 @@ class Inbox:
         self._at: dict[str, int] = {}  # the same, the other way round
         self._waiting: dict[str, Letter] = {}
         self._offering: dict[str, Letter] = {}
+        self._resumed: set[str] = set()  # on their way since a former life of this agent, also before they come in
         self._lapsed: dict[str, None] = {}  # expired here, unshown; the newest
         self._owed: dict[tuple[str, str], list[int]] = {}  # (as, proof) -> numbers to acknowledge
         self._resync_after = -1  # k of the last PING before our resync; -1 = none outstanding
@@ -149,7 +150,8 @@ class Inbox:
         elif key not in self._offering:
             self._lapsed.pop(key, None)  # with time to go it is another copy: the broker was restored
             known = line is not None or self._alike[named(key)[0]] > 0
-            self._waiting[key] = replace(letter, repeat=True) if known else letter
+            here = self._offering if key in self._resumed else self._waiting
+            here[key] = replace(letter, repeat=True) if known else letter
             self._batch().news.append(Mail(self.more))
 
     def _first_seen(self, key: str, again: bool) -> bool:
@@ -318,6 +320,10 @@ class Inbox:
         for key in keys:
             letter = self._offering.pop(key, None)
             line = self._book.ledger.get(key)
+            if key in self._resumed:
+                self._resumed.discard(key)
+                if letter is None:
+                    self.proven(now, [key], proof)  # it has not come in yet
             if letter is None or line is None:
                 continue
             line.state, line.proof, line.at = "shown", proof, now
@@ -353,6 +359,7 @@ class Inbox:
         back = {}
         for key in keys:
             letter = self._offering.pop(key, None)
+            self._resumed.discard(key)
             if letter is None:
                 continue
             if certain and not letter.repeat:
@@ -374,6 +381,18 @@ class Inbox:
             if line is not None and line.state == "offering":
                 self._waiting.pop(letter.key, None)
                 self._offering[letter.key] = letter
+
+    def resume(self, keys: Iterable[str]) -> None:
+        """A former life of this agent gave these to a client that still has them: they are on their way, and are not
+        offered, until `shown` or `unshown` tells what became of them.
+        """
+        for key in keys:
+            line = self._book.ledger.get(key)
+            if line is None or line.state != "offering" or key in self._offering:
+                continue
+            self._resumed.add(key)
+            if (letter := self._waiting.pop(key, None)) is not None:
+                self._offering[key] = letter
 
     def expire(self, now: int) -> None:
         """Drop what nobody began to show in time. What rests long enough does so no more."""

@@ -16,6 +16,7 @@ from agent.delivery.flights import (
     judge_hook,
     judge_native,
     judge_result,
+    judge_resumed,
     judge_typed,
 )
 from agent.delivery.maildir import Fate
@@ -52,18 +53,30 @@ def test_a_request_that_was_answered_is_the_proof(session: str, now: int) -> Non
     assert native(flight(), Seen.INJECTED, now, session) == Verdict("shown", "transcript")
 
 
-def test_a_line_that_left_the_queue_has_time_for_the_better_proof() -> None:
+def test_a_line_that_was_taken_for_a_turn_was_not_shown_for_that() -> None:
+    """The request may fail, or be held for minutes, and the client be killed over it."""
     one = flight()
-    assert native(one, Seen.REMOVED, START + 5) is WAIT
-    assert native(one, Seen.REMOVED, START + 5 + PROOF_MS - 1) is WAIT
-    assert native(one, Seen.INJECTED, START + 5 + PROOF_MS - 1) == Verdict("shown", "transcript")
-    assert native(one, Seen.REMOVED, START + 5 + PROOF_MS) == Verdict("shown", "queue")
+    for now in (START + 5, LATE, 100 * LATE):
+        assert native(one, Seen.TAKEN, now) is WAIT
+    assert native(one, Seen.TAKEN, 100 * LATE, "") is WAIT
+    assert native(one, Seen.TAKEN, 100 * LATE + SESSION_MS, "") == Verdict("back", certain=False, blame=False)
 
 
-def test_the_weaker_proof_counts_also_when_the_session_has_gone() -> None:
-    one = flight()
-    assert native(one, Seen.REMOVED, START, "") is WAIT
-    assert native(one, Seen.REMOVED, START + PROOF_MS, "session-2") == Verdict("shown", "queue")
+@pytest.mark.parametrize("session", ["session-1", "session-2", ""])
+def test_an_answer_since_then_is_the_weaker_proof(session: str) -> None:
+    assert native(flight(), Seen.ANSWERED, START, session) == Verdict("shown", "queue")
+    assert typed(flight("terminal"), Seen.ANSWERED, Fate.PRINTED, START, session) == Verdict("shown", "queue")
+
+
+def test_what_a_former_agent_handed_over_waits_for_the_client() -> None:
+    one = Flight([], "resumed", "cafe00", START, "session-1", resumed=["h/f/m"])
+    assert one.keys == ["h/f/m"] and one.until == 0
+    for seen in (Seen.NOTHING, Seen.ENQUEUED, Seen.TAKEN):  # nothing: a result that is recorded
+        assert judge_resumed(one, seen, 100 * LATE, "session-1") is WAIT
+    assert judge_resumed(one, Seen.TAKEN, LATE, "session-2") is WAIT
+    assert judge_resumed(one, Seen.TAKEN, LATE + SESSION_MS, "session-2") == Verdict("back")
+    assert judge_resumed(one, Seen.ANSWERED, LATE, "") == Verdict("shown", "queue")
+    assert judge_resumed(one, Seen.INJECTED, LATE, "") == Verdict("shown", "transcript")
 
 
 def test_a_dropped_line_comes_back_at_once_and_nobody_saw_it() -> None:
@@ -198,7 +211,7 @@ def test_what_was_typed_and_left_no_trace_comes_back_once_no_turn_runs() -> None
     assert typed(one, Seen.NOTHING, Fate.PRINTED, LATE + 2 * TRACE_MS) == Verdict("back", certain=False, blame=True)
 
 
-@pytest.mark.parametrize("seen", [Seen.ENQUEUED, Seen.REMOVED])
+@pytest.mark.parametrize("seen", [Seen.ENQUEUED, Seen.TAKEN])
 def test_a_prompt_the_client_has_taken_is_not_typed_again_while_its_session_lives(seen: Seen) -> None:
     one = flight("terminal")
     for now in (LATE, 10 * LATE, 100 * LATE):
@@ -210,8 +223,8 @@ def test_a_prompt_the_client_has_taken_is_not_typed_again_while_its_session_live
 def test_the_session_that_counts_is_that_in_which_it_was_typed() -> None:
     one = flight("terminal")
     assert typed(one, Seen.NOTHING, Fate.WAITING, LATE, "session-2") is WAIT
-    assert typed(one, Seen.REMOVED, Fate.PRINTED, LATE, "session-2") is WAIT
-    assert typed(one, Seen.REMOVED, Fate.PRINTED, 10 * LATE, "session-2") is WAIT
+    assert typed(one, Seen.TAKEN, Fate.PRINTED, LATE, "session-2") is WAIT
+    assert typed(one, Seen.TAKEN, Fate.PRINTED, 10 * LATE, "session-2") is WAIT
 
 
 @pytest.mark.parametrize(

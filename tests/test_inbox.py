@@ -418,6 +418,21 @@ def test_what_is_in_hand_when_the_book_is_read_again() -> None:
     assert rig.book.ledger["h/0001/m1"].state == "shown" and "h/0001/m9" not in rig.book.ledger
 
 
+def test_what_a_former_life_handed_over_stays_on_its_way() -> None:
+    rig = Rig()
+    for name in ("m1", "m2", "m3", "m4"):
+        rig.book.ledger[f"h/0001/{name}"] = Shown("offering", "native cafe")
+    rig.hear(msg(1, 0))
+    rig.inbox.resume([f"h/0001/{name}" for name in ("m1", "m2", "m3", "m9")])
+    rig.hear(msg(2, 1))
+    assert rig.inbox.waiting() == [] and rig.offer("m1", "m2") == []
+    rig.inbox.shown(2000, ["h/0001/m2", "h/0001/m3"], "transcript")  # m3 has not come in yet
+    assert rig.book.ledger["h/0001/m3"].state == "shown" and rig.inbox.moves[-1][3] == "h/0001/m3"
+    rig.inbox.unshown(["h/0001/m1"], certain=False)
+    rig.hear(msg(3, 2), msg(4, 3))
+    assert [(x.msg.id, x.repeat) for x in rig.inbox.waiting()] == [("m1", True), ("m4", True)]
+
+
 def test_the_ledger_in_memory_has_an_end() -> None:
     rig = Rig()
     for i in range(LEDGER_KEPT + LEDGER_SLACK):

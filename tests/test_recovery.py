@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.delivery.native import marked
-from agent.delivery.recovery import proofs
+from agent.delivery.recovery import look_back
+from agent.delivery.transcript import Seen
 from agent.render import Letter, render
 from tests.test_transcript import answer, line, request, user
 
@@ -21,23 +22,38 @@ def said(text: str) -> bytes:
     return b"".join(line(r) + b"\n" for r in (message, request("r", message["message"]), answer("r")))
 
 
+def shown(current: Path | None, former: str, keys: dict[str, str]) -> dict[str, str]:
+    return look_back(current, former, keys, lives=False).shown
+
+
 def test_the_same_message_carried_by_another_text_proves_nothing(tmp_path: Path) -> None:
     """Ids are public, so anybody may write a text that looks like the message; nobody knows the nonce."""
     current = tmp_path / "new.jsonl"
     current.write_bytes(said(rendered("ba9876543210")))
-    assert proofs(current, "", {KEY: NONCE}, lives=False) == []
+    assert shown(current, "", {KEY: NONCE}) == {}
     current.write_bytes(said(rendered(NONCE)))
-    assert proofs(current, "", {KEY: NONCE}, lives=False) == [KEY]
+    assert shown(current, "", {KEY: NONCE}) == {KEY: "transcript"}
 
 
 def test_only_the_sessions_that_sat_here_prove_what_was_shown(tmp_path: Path) -> None:
     """Another session of the folder may have been sent the same message, and shown it."""
-    shown = said(rendered(NONCE))
-    (tmp_path / "other.jsonl").write_bytes(shown)
+    records = said(rendered(NONCE))
+    (tmp_path / "other.jsonl").write_bytes(records)
     current = tmp_path / "new.jsonl"
     current.write_bytes(b"")
     for former in ("", "old", "../" + tmp_path.name + "/other"):
-        assert proofs(current, former, {KEY: NONCE}, lives=False) == []
-    (tmp_path / "old.jsonl").write_bytes(shown)
-    assert proofs(current, "old", {KEY: NONCE}, lives=False) == [KEY]
-    assert proofs(None, "old", {KEY: NONCE}, lives=False) == []
+        assert shown(current, former, {KEY: NONCE}) == {}
+    (tmp_path / "old.jsonl").write_bytes(records)
+    assert shown(current, "old", {KEY: NONCE}) == {KEY: "transcript"}
+    assert shown(None, "old", {KEY: NONCE}) == {}
+
+
+def test_what_a_living_client_has_taken_in_is_neither_shown_nor_offered_again(tmp_path: Path) -> None:
+    """Its turn goes on; that of a client that was killed does not."""
+    current = tmp_path / "new.jsonl"
+    message = user(rendered(NONCE))
+    current.write_bytes(line(message) + b"\n" + line(request("r", message["message"])) + b"\n")
+    for lives in (False, True):
+        past = look_back(current, "", {KEY: NONCE, "hub/0001/other": "ffffffffffff"}, lives)
+        assert past.shown == {} and past.held == ({NONCE: [KEY]} if lives else {})
+    assert past.parser.feed([line(answer("r"))]) == {NONCE: Seen.INJECTED}

@@ -68,7 +68,7 @@ def test_the_three_records_prove_in_any_order(order: list[int], as_blob: bool) -
     made = parser()
     for index in order[:2]:
         made.feed([line(chain[index])])
-        assert made.seen("k") is Seen.NOTHING
+        assert made.seen("k") in (Seen.NOTHING, Seen.TAKEN)
     assert made.feed([line(chain[order[2]])]) == {"k": Seen.INJECTED}
     assert made.feed([line(chain[0])]) == {}
 
@@ -76,11 +76,12 @@ def test_the_three_records_prove_in_any_order(order: list[int], as_blob: bool) -
 def test_any_link_missing_proves_nothing() -> None:
     message = user(BODY)["message"]
     other = {"role": "user", "content": "other"}
-    assert after(user(BODY), request("r", message)) is Seen.NOTHING
-    assert after(user(BODY), answer("r")) is Seen.NOTHING
-    assert after(user(BODY), request("r", other), answer("r")) is Seen.NOTHING
-    assert after(user(BODY), request("r", message), answer("s")) is Seen.NOTHING
-    assert after(user(BODY), request("r", message), {"type": "assistant", "message": {}}) is Seen.NOTHING
+    for native, seen in ((True, Seen.TAKEN), (False, Seen.NOTHING)):
+        assert after(user(BODY), request("r", message), native=native) is seen
+        assert after(user(BODY), answer("r"), native=native) is seen
+        assert after(user(BODY), request("r", other), answer("r"), native=native) is seen
+        assert after(user(BODY), request("r", message), answer("s"), native=native) is seen
+        assert after(user(BODY), request("r", message), {"type": "assistant", "message": {}}, native=native) is seen
     spoken = {"role": "assistant", "content": [{"type": "text", "text": BODY}]}
     assert after(blob(spoken), request("r", spoken), answer("r")) is Seen.NOTHING
     called = {"role": "user", "content": [{"type": "tool_use", "input": {"x": BODY}}]}
@@ -104,26 +105,53 @@ def test_the_digest_is_that_of_the_bed() -> None:
 
 def test_the_queue() -> None:
     assert after(queue("enqueue", BODY)) is Seen.ENQUEUED
-    assert after(queue("enqueue", BODY), queue("remove", BODY, reason="absorbed_mid_turn")) is Seen.REMOVED
+    assert after(queue("enqueue", BODY), queue("remove", BODY, reason="absorbed_mid_turn")) is Seen.TAKEN
     assert after(queue("enqueue", BODY), queue("remove", BODY)) is Seen.ENQUEUED
-    assert after(queue("enqueue", BODY), queue("dequeue")) is Seen.REMOVED
-    assert after(queue("enqueue", "the user's"), queue("enqueue", BODY), queue("dequeue")) is Seen.ENQUEUED
-    typed = [queue("enqueue", "x"), queue("enqueue", BODY), queue("remove", "x"), queue("dequeue")]
-    assert after(*typed) is Seen.REMOVED
+    assert after(queue("enqueue", BODY), queue("dequeue")) is Seen.ENQUEUED  # it may have been another one
+    assert after(queue("enqueue", BODY), queue("dequeue"), user(BODY)) is Seen.TAKEN
     assert after(queue("enqueue", BODY), native=False) is Seen.NOTHING
     message = user(BODY)["message"]
     chain = [queue("enqueue", BODY), user(BODY), request("r", message), answer("r"), queue("dequeue")]
     assert after(*chain) is Seen.INJECTED
 
 
-def test_what_stood_in_the_queue_before_us_is_known() -> None:
+def spoke(ident: str, **more: Any) -> dict[str, Any]:
+    """What the model says, in a transcript that keeps no requests."""
+    return {"type": "assistant", "message": {"role": "assistant", "id": ident, "content": "ok"}, **more}
+
+
+def test_without_requests_an_answer_that_began_after_the_text_was_taken_is_the_proof() -> None:
+    assert after(user(BODY), spoke("a")) is Seen.ANSWERED
+    assert after(queue("enqueue", BODY), spoke("a")) is Seen.ENQUEUED
+    absorbed = [spoke("a"), queue("enqueue", BODY), queue("remove", BODY, reason="absorbed_mid_turn")]
+    assert after(*absorbed, spoke("a")) is Seen.TAKEN  # the rest of what it was saying before
+    assert after(*absorbed, spoke("a"), spoke("b")) is Seen.ANSWERED
+    assert after(user(BODY), spoke("a", isApiErrorMessage=True), spoke("b", isSidechain=True)) is Seen.TAKEN
+    synthetic = spoke("c")
+    synthetic["message"]["model"] = "<synthetic>"
+    assert after(user(BODY), synthetic) is Seen.TAKEN
     made = Parser()
-    made.feed([line(queue("enqueue", "the user's"))])
+    made.feed([line(spoke("a"))])
     made.watch("k", WORDS, native=True)
-    made.feed([line(queue("enqueue", BODY)), line(queue("dequeue"))])
-    assert made.seen("k") is Seen.ENQUEUED
-    made.feed([line(queue("dequeue"))])
-    assert made.seen("k") is Seen.REMOVED
+    made.feed(map(line, [user(BODY), spoke("a")]))
+    assert made.seen("k") is Seen.TAKEN
+
+
+def test_what_a_tool_quotes_was_not_taken_for_a_turn() -> None:
+    block = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": BODY}]}
+    quoted = {"type": "user", "message": {"role": "user", "content": [block]}}
+    assert after(queue("enqueue", BODY), quoted, spoke("a")) is Seen.ENQUEUED
+
+
+def test_a_watch_goes_on_in_another_parser() -> None:
+    message = user(BODY)["message"]
+    former = parser()
+    former.feed(map(line, [user(BODY), request("r", message)]))
+    made = Parser()
+    made.resume(former, "k")
+    made.resume(former, "unknown")
+    assert made.seen("k") is Seen.TAKEN
+    assert made.feed([line(answer("r"))]) == {"k": Seen.INJECTED}
 
 
 def test_dropped_and_held() -> None:
@@ -258,16 +286,16 @@ def test_a_typed_text_is_taken_with_its_prompt_and_can_be_queued_but_not_dropped
     parser.feed([line(dropped), line({"type": "queue-operation", "operation": "enqueue", "content": BODY})])
     assert (parser.seen("typed"), parser.seen("hook")) == (Seen.ENQUEUED, Seen.NOTHING)
     parser.feed([line({**user(BODY), "promptSource": "typed"})])
-    assert (parser.seen("typed"), parser.seen("hook")) == (Seen.REMOVED, Seen.NOTHING)
+    assert (parser.seen("typed"), parser.seen("hook")) == (Seen.TAKEN, Seen.NOTHING)
 
 
 def test_scan_looks_back(tmp_path: Path) -> None:
     path = tmp_path / "a"
     message = user(BODY)["message"]
     path.write_bytes(b"".join(line(r) + b"\n" for r in (user(BODY), request("r", message), answer("r"))))
-    assert scan(path, [("k", WORDS), ("n", "nothing of it")]) == {"k": Seen.INJECTED, "n": Seen.NOTHING}
-    assert scan(tmp_path / "none", [("k", WORDS)]) == {"k": Seen.NOTHING}
-    assert scan(path, []) == {}
+    found = scan(path, [WORDS, "nothing of it"])
+    assert (found.seen(WORDS), found.seen("nothing of it")) == (Seen.INJECTED, Seen.NOTHING)
+    assert scan(tmp_path / "none", [WORDS]).seen(WORDS) is Seen.NOTHING
 
 
 def _said(ref: str) -> bytes:

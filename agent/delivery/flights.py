@@ -6,14 +6,14 @@ where the transcript can be read: while it shows a line queued, nothing else is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.delivery.maildir import Fate
 from agent.delivery.transcript import Seen
 from agent.inbox import Letter
 
 TRACE_MS = 10_000  # a line that was written and of which the transcript says nothing by then did not arrive
-PROOF_MS = 30_000  # after the weaker proof, how long the stronger one is waited for
+PROOF_MS = 30_000  # after a hook has printed where no client says whether its turn is over
 SESSION_MS = 10_000  # a queue does not outlive its session for longer
 OVER_MS = 5_000  # a turn that ended without the text in a request did not show what a hook had printed
 CLAIM_MS = 10_000  # a hook that claimed a text prints it within milliseconds
@@ -24,20 +24,21 @@ class Flight:
     """One attempt. `nonce` stands in its text and nowhere else; times in ms of any steady clock."""
 
     letters: list[Letter]
-    path: str  # "native" | "channel" | "hook" | "terminal" | "tool-result"
+    path: str  # "native" | "channel" | "hook" | "terminal" | "tool-result" | "resumed"
     nonce: str
     since: int
     session: str  # the client's session id then
     name: str = ""  # of the text in the maildir
     task: bool = True
-    weak_at: int = 0  # when the weaker proof came
+    weak_at: int = 0  # when a hook or the supervisor said that it was printed
     left_at: int = 0  # when the session went on under another id, or its turn ended
     written: bool = False  # a tool result was written in full
     taken: bool = False  # and the client has read it
+    resumed: list[str] = field(default_factory=list)  # what a former life of the agent handed over; no letters here
 
     @property
     def keys(self) -> list[str]:
-        return [letter.key for letter in self.letters]
+        return [*self.resumed, *(letter.key for letter in self.letters)]
 
     @property
     def until(self) -> int:
@@ -63,20 +64,32 @@ WAIT = Verdict()
 
 def judge_native(flight: Flight, seen: Seen, now: int, session: str) -> Verdict:
     """A line in the session's own inbox. `session` is the id the client goes by now, "" when it is gone."""
-    if seen == Seen.INJECTED:
-        return Verdict("shown", "transcript")
-    if seen == Seen.REMOVED:
-        flight.weak_at = flight.weak_at or now
-        return Verdict("shown", "queue") if now - flight.weak_at >= PROOF_MS else WAIT
+    if seen >= Seen.ANSWERED:
+        return proven(seen)
     if seen == Seen.DROPPED:
         return Verdict("back", certain=True, blame=True)
-    if seen in (Seen.ENQUEUED, Seen.HELD):
-        if session == flight.session:
-            flight.left_at = 0
-            return WAIT
-        flight.left_at = flight.left_at or now
-        return Verdict("back", blame=False) if now - flight.left_at >= SESSION_MS else WAIT
+    if seen != Seen.NOTHING:
+        return _while_it_lives(flight, now, session)
     return Verdict("back", blame=True) if now - flight.since >= TRACE_MS else WAIT
+
+
+def judge_resumed(flight: Flight, seen: Seen, now: int, session: str) -> Verdict:
+    """What a former agent of this client had handed over, and the client's transcript says that it still has."""
+    return proven(seen) if seen >= Seen.ANSWERED else _while_it_lives(flight, now, session)
+
+
+def proven(seen: Seen) -> Verdict:
+    """What the transcript proves; `seen` is one of the two proofs."""
+    return Verdict("shown", "transcript" if seen == Seen.INJECTED else "queue")
+
+
+def _while_it_lives(flight: Flight, now: int, session: str) -> Verdict:
+    """The client has the text, to be shown at a turn of this session, however long that takes; then never again."""
+    if session == flight.session:
+        flight.left_at = 0
+        return WAIT
+    flight.left_at = flight.left_at or now
+    return Verdict("back") if now - flight.left_at >= SESSION_MS else WAIT
 
 
 def judge_typed(
@@ -89,8 +102,8 @@ def judge_typed(
     client's record says that it took the text, or that it stands in its queue, it is not typed again, however long
     the proof takes.
     """
-    if seen == Seen.INJECTED:
-        return Verdict("shown", "transcript")
+    if seen >= Seen.ANSWERED:
+        return proven(seen)
     if fate in (Fate.WAITING, Fate.CLAIMED):
         return WAIT
     if fate is not Fate.PRINTED:

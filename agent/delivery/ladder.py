@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from agent import render
 from agent.delivery import clientfile, native, recovery, transcript
-from agent.delivery.flights import Flight, Verdict, judge_hook, judge_native, judge_result, judge_typed
+from agent.delivery.flights import Flight, Verdict, judge_hook, judge_native, judge_result, judge_resumed, judge_typed
 from agent.delivery.maildir import Box, Fate, Maildir, sweep
 from agent.delivery.piggyback import counted, fitting, plain
 from agent.delivery.terminal import NOTICE, TERMINAL, WAITS, Terminal
@@ -110,6 +110,7 @@ class Ladder:
                 earlier(link)
             for flight in list(self._flights):
                 link.inbox.hold(flight.letters)
+                link.inbox.resume(flight.resumed)
 
         self._loop.on_rebuilt = rebuilt
 
@@ -133,7 +134,9 @@ class Ladder:
                 await asyncio.sleep(BUSY_S / 4)  # a busy bus does not make this spin
 
     async def recover(self) -> None:
-        """What a former life was offering: proof is looked for before anything is offered again."""
+        """What a former life was offering: proof is looked for before anything is offered again. What the client has
+        taken in, and its model was not asked yet, stays on its way.
+        """
         keys = await self._call(
             lambda link, now: {
                 key: line.nonce for key, line in link.book.ledger.items() if line.state == "offering" and line.nonce
@@ -145,14 +148,27 @@ class Ladder:
         taken = [key for box in boxes for key in recovery.empty(box, keys)]
         if not keys:
             return
-        proven = await asyncio.to_thread(recovery.proofs, self._transcript(), self._former, keys, self._lives)
-        await self._call(lambda link, now: link.inbox.proven(now, proven, "transcript"))
+        past = await asyncio.to_thread(recovery.look_back, self._transcript(), self._former, keys, self._lives)
+        for proof in set(past.shown.values()):
+            await self._proven([key for key, one in past.shown.items() if one == proof], proof)
+        for nonce, held in past.held.items():
+            await self._resume(past.parser, nonce, held)
+        proven = {*past.shown, *(key for held in past.held.values() for key in held)}
         if self._follower.path is None:  # else the transcript would say that the model was told what a hook printed
             printed = [key for key in printed if key not in proven]
-            await self._call(lambda link, now: link.inbox.proven(now, printed, "hook-output"))
+            await self._proven(printed, "hook-output")
         if not self._records:
             taken = [key for key in taken if key not in proven]
-            await self._call(lambda link, now: link.inbox.proven(now, taken, TERMINAL))
+            await self._proven(taken, TERMINAL)
+
+    async def _proven(self, keys: Collection[str], proof: str) -> None:
+        await self._call(lambda link, now: link.inbox.proven(now, keys, proof))
+
+    async def _resume(self, parser: transcript.Parser, nonce: str, keys: list[str]) -> None:
+        session = self._info.id if self._info else ""
+        self._parser.resume(parser, nonce)
+        self._flights.append(Flight([], "resumed", nonce, self._now(), session, resumed=keys))
+        await self._call(lambda link, _now: link.inbox.resume(keys))
 
     async def close(self, remove: bool = True) -> None:
         """The session has ended: what nobody claimed comes back; the rest is proven or repeated by a successor.
@@ -175,7 +191,7 @@ class Ladder:
                 self._look()
                 await self._take_back()
                 typed = [self._parser.seen(f.nonce) for f in self._flights if f.path == TERMINAL]
-            if all(seen >= transcript.Seen.REMOVED for seen in typed) or self._now() >= end:
+            if all(seen >= transcript.Seen.TAKEN for seen in typed) or self._now() >= end:
                 return
             await asyncio.sleep(BUSY_S)
 
@@ -311,8 +327,7 @@ class Ladder:
                 self._loop.call(lambda link, _now: link.inbox.questions.forget())
             self._sits = self._info.id
             self._session.seat.remember(self._sits)  # resumed later, it comes back to this mailbox
-        if self._follower.follow(now, self._transcript()):
-            self._parser.forget_queue()
+        self._follower.follow(now, self._transcript())
         self._parser.feed(self._follower.poll(now))
 
     def _transcript(self) -> Path | None:
@@ -527,6 +542,8 @@ class Ladder:
         elif flight.path == TERMINAL:
             fate = self._box_of(flight).fate(flight.name)
             verdict = judge_typed(flight, seen, fate, now, session, self._turn_state(), self._records)
+        elif flight.path == "resumed":
+            verdict = judge_resumed(flight, seen, now, session)
         elif flight.path != "hook":
             verdict = judge_native(flight, seen, now, session)
         else:
@@ -621,7 +638,7 @@ class Ladder:
                 self._peers = len([row for row in living if row.get("id") != status.id])
                 self._held = next((int(row.get("held", 0)) for row in rows if row.get("id") == status.id), 0)
         unread = await self._call(lambda link, _now: len(link.inbox.waiting()) + link.inbox.more)
-        unread += sum(len(flight.letters) for flight in self._flights)
+        unread += sum(len(flight.keys) for flight in self._flights)
         off = status.refused is not None or status.parked is not None
         if name := status.name or (self._session.profile.name if off else ""):
             self._status.write(name, self._peers, unread, self._held, off)

@@ -9,35 +9,50 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from agent.delivery.flights import proven
 from agent.delivery.maildir import Box, Fate
-from agent.delivery.transcript import Seen, scan
+from agent.delivery.transcript import Parser, Seen, scan
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
-def proofs(current: Path | None, former: str, keys: Mapping[str, str], lives: bool) -> list[str]:
-    """Those of `keys` (ledger key -> nonce of the text that carried it) that a model was told. `former` is the id of
-    the client's session that sat here before, "" for none; its transcript is beside the current one.
-
-    `lives`: the client is still the one of then, so the turn that took a message goes on. One that was killed over a
-    request has not answered it, and its successor is not told of it.
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the transcripts say: `shown`, ledger key -> proof; `held`, nonce -> the keys of a text that the client has
+    taken in and not shown yet; `parser` has watched those by their nonces, in the current transcript.
     """
-    enough = Seen.REMOVED if lives else Seen.INJECTED
-    found: list[str] = []
-    for path in _files(current, former):
-        left = [(key, nonce) for key, nonce in keys.items() if key not in found]
-        if left:
-            found += [key for key, what in scan(path, left).items() if what >= enough]
-    return found
+
+    shown: dict[str, str]
+    held: dict[str, list[str]]
+    parser: Parser
 
 
-def _files(current: Path | None, former: str) -> list[Path]:
-    if current is None:
-        return []
-    beside = current.parent / f"{former}.jsonl"
-    return [current, beside] if _SESSION.fullmatch(former) and beside != current else [current]
+def look_back(current: Path | None, former: str, keys: Mapping[str, str], lives: bool) -> Past:
+    """What became of `keys` (ledger key -> nonce of the text that carried it). `former` is the id of the client's
+    session that sat here before, "" for none; its transcript is beside the current one.
+
+    `lives`: the client is still the one of then, so what it has taken in goes on to its model. One that was killed
+    over a request has not answered it, and its successor is not told of it.
+    """
+    now = scan(current, set(keys.values())) if current is not None else Parser()
+    shown = {key: proof for key, nonce in keys.items() if (proof := _proof(now, nonce))}
+    held: dict[str, list[str]] = {}
+    for key, nonce in keys.items():
+        if lives and key not in shown and (now.seen(nonce) >= Seen.ENQUEUED or now.recorded(nonce)):
+            held.setdefault(nonce, []).append(key)
+    left = {key: nonce for key, nonce in keys.items() if key not in shown and nonce not in held}
+    if current is not None and left and _SESSION.fullmatch(former) and current.stem != former:
+        then = scan(current.parent / f"{former}.jsonl", set(left.values()))
+        shown |= {key: proof for key, nonce in left.items() if (proof := _proof(then, nonce))}
+    return Past(shown, held, now)
+
+
+def _proof(parser: Parser, nonce: str) -> str:
+    seen = parser.seen(nonce)
+    return proven(seen).proof if seen >= Seen.ANSWERED else ""
 
 
 def empty(box: Box, keys: Mapping[str, str]) -> list[str]:

@@ -4,7 +4,9 @@ The transcript is one JSON record a line. That a text was in a request to the mo
 content of a message that holds it, an `api-request` whose `tail` lists the hash of that message, and an `assistant`
 record that answers this request. The content is in an `api-request-blob`, or, where the message stands alone in its
 turn, in its `user` record; the records come in any order. The results of calls side by side have a `user` record each
-and are one message of the request. Weaker are the records of the client's queue.
+and are one message of the request. A client that keeps no such records of its requests proves less: that the model
+has answered since the text was taken for a turn. That an entry left the client's queue proves nothing, since that
+record does not say which one.
 
 `Parser` is fed with lines and touches nothing; `Follower` reads a growing file for it. Must not know messages, the
 ledger, nor how a text got there. The records are the client's own, and not documented as stable.
@@ -42,8 +44,9 @@ class Seen(IntEnum):
     DROPPED = 1  # the client dropped a message, and this text was not queued until then
     HELD = 2  # the client waits for its user; it may still be let in
     ENQUEUED = 3  # it stands in the client's queue, and cannot be taken back while the session lives
-    REMOVED = 4  # it left the queue for a turn, or was typed and taken for one; weak proof
-    INJECTED = 5  # it was in a request that was answered; strong proof
+    TAKEN = 4  # it was taken for a turn; the model may not have been asked yet
+    ANSWERED = 5  # and the model has answered since, as far as a transcript without requests can say; weak proof
+    INJECTED = 6  # it was in a request that was answered; strong proof
 
 
 @dataclass(slots=True)
@@ -72,17 +75,29 @@ class Parser:
 
     def __init__(self) -> None:
         self._watches: dict[str, Watch] = {}
-        self._queue: list[set[str]] = []  # keys of ours in each entry, first in, first out
         self._tails: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._answered: OrderedDict[str, None] = OrderedDict()
         self._results: list[bytes] = []  # records of the results since the model's last message but one
         self._ref = b""  # the request that message answers
+        self._answer = ""  # the model's last message, where requests are not recorded
 
     def watch(self, key: str, words: str, native: bool = False, typed: bool = False) -> None:
         """Look for `words` from now on, before the attempt. Nobody may be able to write them without having seen."""
         if not words:
             raise ValueError("nothing to look for")
         self._watches[key] = Watch(key, words, native, typed)
+
+    def resume(self, other: Parser, key: str) -> None:
+        """Go on watching what `other` has watched in an earlier part of this file."""
+        watch = other._watches.get(key)
+        if watch is None:
+            return
+        self._watches[key] = watch
+        for ident, tail in other._tails.items():
+            _keep(self._tails, ident, tail)
+        for ident in other._answered:
+            _keep(self._answered, ident, None)
+        self._answer = self._answer or other._answer
 
     def unwatch(self, key: str) -> None:
         """Its fate is settled."""
@@ -132,15 +147,11 @@ class Parser:
                 blocks += message["content"]
         self._content({"role": "user", "content": blocks}, "")
 
-    def forget_queue(self) -> None:
-        """Another file begins: the client's queue of the former one is not this one's."""
-        self._queue.clear()
-
     def _matters(self, line: bytes) -> bool:
         # A session writes many megabytes that are not parsed for this; the order of keys is not relied upon.
-        if not self._watches:
-            return b'"queue-operation"' in line  # what stands before ours in the queue
-        return (
+        if b'"assistant"' in line and b'"requestRef"' not in line:
+            return True  # which answer was the last one before ours was taken
+        return bool(self._watches) and (
             b'"api-request"' in line
             or b'"requestRef"' in line
             or b'"queue-operation"' in line
@@ -155,8 +166,7 @@ class Parser:
             self._content(record.get("message"), record["hash"])
         elif kind == "user":
             self._content(record.get("message"), "")
-            if record.get("promptSource") == "typed":
-                self._prompted(record.get("message"))
+            self._prompted(record)
             self._together()
         elif kind == "api-request":
             tail = record.get("tail")
@@ -166,6 +176,8 @@ class Parser:
         elif kind == "assistant" and isinstance(record.get("requestRef"), str):
             _keep(self._answered, record["requestRef"], None)
             self._prove()
+        elif kind == "assistant":
+            self._said(record)
         elif kind == "queue-operation":
             self._queued(record)
         elif kind == "system" and record.get("subtype") == "informational":
@@ -183,9 +195,29 @@ class Parser:
                 watch.hashes.add(hashed)
             self._prove()
 
-    def _prompted(self, message: object) -> None:
-        texts = list(_texts(message.get("content"))) if isinstance(message, dict) else []
-        self._raise([w.key for w in self._watches.values() if w.typed and _holds(texts, w)], Seen.REMOVED)
+    def _prompted(self, record: Record) -> None:
+        """A turn begins with this text. What the result of a tool quotes is no prompt."""
+        message = record.get("message")
+        content = message.get("content") if isinstance(message, dict) else None
+        blocks = content if isinstance(content, list) else [content]
+        results = any(isinstance(b, dict) and b.get("type") == "tool_result" for b in blocks)
+        texts = [] if results else list(_texts(content))
+        typed = record.get("promptSource") == "typed"
+        found = [w.key for w in self._watches.values() if (w.native or (w.typed and typed)) and _holds(texts, w)]
+        self._raise(found, Seen.TAKEN)
+
+    def _said(self, record: Record) -> None:
+        """The model spoke, in a transcript that does not say what it was asked. A message of it has several records;
+        only one that begins after a text was taken can answer it, and an error of the client's is none.
+        """
+        message = record.get("message")
+        if not isinstance(message, dict) or record.get("isApiErrorMessage") or record.get("isSidechain"):
+            return
+        ident = message.get("id")
+        if not isinstance(ident, str) or not ident or ident == self._answer or message.get("model") == "<synthetic>":
+            return
+        self._answer = ident[:200]
+        self._raise([w.key for w in self._watches.values() if w.seen == Seen.TAKEN], Seen.ANSWERED)
 
     def _prove(self) -> None:
         wanted = [watch for watch in self._watches.values() if watch.hashes and watch.seen < Seen.INJECTED]
@@ -199,23 +231,12 @@ class Parser:
 
     def _queued(self, record: Record) -> None:
         operation = record.get("operation")
-        content = record.get("content")
-        texts = list(_texts(content))
+        texts = list(_texts(record.get("content")))
         ours = {w.key for w in self._watches.values() if (w.native or w.typed) and _holds(texts, w)}
         if operation == "enqueue":
-            self._queue.append(ours)
             self._raise(ours, Seen.ENQUEUED)
-        elif operation == "dequeue":
-            # It names nothing: the first one goes. One queued before our start is not known; so this proof is weak.
-            if self._queue:
-                self._raise(self._queue.pop(0), Seen.REMOVED)
-        elif operation in ("remove", "popAll"):
-            for entry in self._queue:
-                if entry == ours:
-                    self._queue.remove(entry)
-                    break
-            if record.get("reason") == "absorbed_mid_turn":
-                self._raise(ours, Seen.REMOVED)
+        elif operation == "remove" and record.get("reason") == "absorbed_mid_turn":
+            self._raise(ours, Seen.TAKEN)
 
     def _told(self, text: str) -> None:
         if text.startswith("Held peer message"):
@@ -330,29 +351,21 @@ class _Tail:
         return lines
 
 
-def scan(
-    path: Path,
-    wanted: Iterable[tuple[str, str]],
-    native: bool = True,
-    last: int = 256 * CHUNK,
-) -> dict[str, Seen]:
-    """What a transcript says of texts offered in a former life, as (key, words).
+def scan(path: Path, wanted: Iterable[str], last: int = 256 * CHUNK) -> Parser:
+    """What a transcript says of texts offered in a former life, by the words that are each text's key as well.
 
     To be called before anything is offered again. Reads the last `last` octets of the file, once. A file that cannot
     be read says nothing.
     """
     parser = Parser()
-    keys = []
-    for key, words in wanted:
-        parser.watch(key, words, native, typed=True)
-        keys.append(key)
+    for words in wanted:
+        parser.watch(words, words, native=True, typed=True)
     tail = _Tail(path, max(0, _size(path) - last))
-    while keys:
+    while True:
         before = tail._offset
         parser.feed(tail.read())
         if tail._offset == before:
-            break
-    return {key: parser.seen(key) for key in keys}
+            return parser
 
 
 def digest(message: Record) -> str:

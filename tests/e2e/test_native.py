@@ -70,8 +70,7 @@ class Bus:
         session = clientfile.read(self.tui.pid, self.config)
         now = time.monotonic_ns() // 1_000_000
         assert session is not None
-        if self.follower.follow(now, clientfile.transcript_path(self.config, session.id, session.cwd)):
-            self.parser.forget_queue()
+        self.follower.follow(now, clientfile.transcript_path(self.config, session.id, session.cwd))
         self.parser.feed(self.follower.poll(now))
 
     def seen(self, words: str) -> Seen:
@@ -99,8 +98,8 @@ def test_it_wakes_an_idle_session_and_is_proven(api: FakeApi, home: Home, mode: 
     assert len(api.requests) == 2
     path = bus.follower.path
     assert path is not None
-    found = scan(path, [("a", "id-aaaa first"), ("c", "id-cccc never")])
-    assert found == {"a": Seen.INJECTED, "c": Seen.NOTHING}
+    found = scan(path, ["id-aaaa first", "id-cccc never"])
+    assert (found.seen("id-aaaa first"), found.seen("id-cccc never")) == (Seen.INJECTED, Seen.NOTHING)
     assert [turn.role for turn in history.read(path)] == ["peer", "assistant"] * 2
 
 
