@@ -382,6 +382,27 @@ class Inbox:
                 self._waiting.pop(letter.key, None)
                 self._offering[letter.key] = letter
 
+    def lend(self, now: int, keys: Iterable[str], path: str) -> dict[str, bool | None]:
+        """Write `offering` for these and leave them to a command of this session that is about to print them, also
+        those that have not come in. By key, whether each may have been seen before; None where only the broker may
+        know. What was shown, is expired here or in a path's hands is left out.
+        """
+        path, lent = path[:PROOF_MAX], dict[str, bool | None]()
+        for key in keys:
+            if key in self._waiting:
+                lent |= {letter.key: letter.repeat for letter in self.offer(now, [self._waiting[key]], path)}
+                continue
+            line = self._book.ledger.get(key)
+            if key in self._offering or key in self._lapsed or (line is not None and line.state == "shown"):
+                continue
+            lent[key] = True if line is not None else None
+            if line is None:
+                self._alike[named(key)[0]] += 1
+                self._book.ledger[key] = Shown("offering", path, at=now)
+                self._batch().writes.append(PutShown(key, self._book.ledger[key]))
+            self._resumed.add(key)
+        return lent
+
     def resume(self, keys: Iterable[str]) -> None:
         """A former life of this agent gave these to a client that still has them: they are on their way, and are not
         offered, until `shown` or `unshown` tells what became of them.

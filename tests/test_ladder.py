@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 
 from agent.book import Book
 from agent.delivery import ladder as module
+from agent.delivery import readers
 from agent.delivery.ladder import Ladder
 from agent.delivery.maildir import Box
 from agent.delivery.terminal import NOTICE, TERMINAL, WAITS, Terminal
@@ -24,6 +25,7 @@ from agent.inbox import Inbox
 from bus import processes
 from bus.config import Home, load
 from bus.wire import Msg
+from tests.e2e.wait import until
 
 OWN = os.getpid()
 
@@ -90,6 +92,15 @@ class Bed:
     @property
     def box(self) -> Box:
         return self.terminal.box(OWN)
+
+    def lend(self, *keys: str) -> Any:
+        """As `talkbus inbox` asks, which is this process as well."""
+        self.terminal.host(True)
+        with ThreadPoolExecutor() as pool:
+            lent = pool.submit(self.terminal.lend, keys, 10.0)
+            until(lambda: self.terminal.requests() or lent.done(), "the request")
+            self.turn()
+            return lent.result()
 
     def text(self) -> str:
         (name,) = self.box.waiting()
@@ -243,27 +254,56 @@ def test_a_notice_of_what_was_read_meanwhile_is_taken_back(tmp_path: Path) -> No
     key = bed.loop.comes("a" * 16)
     bed.turn()
     assert bed.box.waiting()
+    assert bed.lend(key) == {key: False}
     bed.terminal.printed([key], timeout=0)
     bed.turn()
     line = bed.loop.book.ledger[key]
     assert (line.state, line.proof) == ("shown", "printed")
     bed.turn()
-    assert not bed.box.names() and not bed.terminal.take_printed()
+    assert not bed.box.names() and not bed.terminal.requests()
 
 
-def test_what_was_to_be_typed_and_is_printed_meanwhile_is_not_typed(tmp_path: Path) -> None:
+def test_what_was_to_be_typed_and_is_read_meanwhile_is_not_typed(tmp_path: Path) -> None:
     bed = Bed(tmp_path, hosted=True)
     bed.terminal.say(TERMINAL)
-    printed, other = bed.loop.comes("a" * 16), bed.loop.comes("b" * 16)
+    read = bed.loop.comes("a" * 16)
+    bed.loop.comes("b" * 16)
     bed.turn()
     assert bed.box.waiting()
-    bed.terminal.printed([printed], timeout=0)
-    bed.turn()
-    line = bed.loop.book.ledger[printed]
-    assert (line.state, line.proof) == ("shown", "printed") and not bed.terminal.take_printed()
-    bed.turn()
-    assert bed.loop.book.ledger[other].state == "offering"
+    assert bed.lend(read) == {read: False}, "it was typed nowhere, so this is no repeat"
+    assert bed.loop.book.ledger[read].state == "offering"
     assert "b" * 16 in bed.text() and "a" * 16 not in bed.text()
+    bed.terminal.printed([read], timeout=0)
+    bed.turn()
+    line = bed.loop.book.ledger[read]
+    assert (line.state, line.proof) == ("shown", "printed") and not bed.terminal.requests()
+
+
+def test_what_the_supervisor_types_already_is_not_lent(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, hosted=True)
+    bed.terminal.say(TERMINAL)
+    key = bed.loop.comes("a" * 16)
+    bed.turn()
+    assert bed.box.claim(bed.box.waiting()[0]) is not None
+    assert bed.lend(key) == {}
+
+
+def test_a_reader_that_ends_without_a_word_leaves_possible_repeats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed = Bed(tmp_path, hosted=True)
+    bed.terminal.say(TERMINAL)
+    bed.says("busy")
+    key, beyond = bed.loop.comes("a" * 16), "vm/f1/" + "b" * 16
+    assert bed.lend(key, beyond) == {key: False, beyond: None}
+    bed.loop.comes("b" * 16)
+    assert bed.loop.inbox.waiting() == [], "while it lives, both are its own"
+    monkeypatch.setattr(readers, "alive", lambda *_: False)
+    bed.turn()
+    assert [(letter.key, letter.repeat) for letter in bed.loop.inbox.waiting()] == [(key, True), (beyond, True)]
+    bed.terminal.lend([key], timeout=0)
+    bed.turn()
+    assert bed.loop.inbox.waiting(), "nobody waits for what a dead command asked"
 
 
 def test_a_hook_of_a_running_turn_goes_before_typing(bed: Bed) -> None:

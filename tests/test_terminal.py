@@ -12,6 +12,7 @@ from agent.delivery import terminal
 from agent.delivery.maildir import sweep
 from agent.delivery.terminal import Terminal, above
 from bus import processes
+from tests.e2e.wait import until
 
 OWN, PARENT = os.getpid(), os.getppid()
 
@@ -68,13 +69,28 @@ def test_an_agent_waits_for_the_supervisors_own_one(maildirs: Path) -> None:
     assert made.wait_free(10)
 
 
-def test_what_was_printed_is_told_whole(maildirs: Path) -> None:
+def test_what_a_command_asks_is_told_whole(maildirs: Path) -> None:
     made = Terminal.open(maildirs, OWN)
     assert not made.printed(["vm/a", "vm/b"], timeout=0)
-    ((path, keys),) = made.take_printed()
-    assert keys == ["vm/a", "vm/b"]
-    path.write_text('{"not": "a list"}')
-    assert made.take_printed() == [(path, [])]
+    (request,) = made.requests()
+    assert (request.printed, request.keys, request.pid) == (True, ["vm/a", "vm/b"], OWN)
+    assert request.start == processes.start_time(OWN)
+    for garbage in ('{"not": "a request"}', "[]", "{", '{"ask": "lend", "keys": 3, "pid": 1, "start": ""}'):
+        request.path.write_text(garbage)
+        assert made.requests() == [] and not request.path.exists()
+
+
+def test_a_command_prints_only_what_the_agent_has_lent_it(maildirs: Path) -> None:
+    made = Terminal.open(maildirs, OWN)
+    assert made.lend(["vm/a"], timeout=0) is None and not made.requests(), "nobody answered, and nobody asks any more"
+    made.host(True)
+    said: list[dict[str, bool | None] | None] = []
+    command = threading.Thread(target=lambda: said.append(made.lend(["vm/a", "vm/b"])))
+    command.start()
+    until(made.requests, "the request")
+    made.requests()[0].answer({"vm/a": None, "vm/c": True})
+    command.join()
+    assert said == [{"vm/a": None}] and not list((made.path / "reads").iterdir())
 
 
 def test_the_boxes_of_living_agents_are_theirs(maildirs: Path) -> None:

@@ -22,6 +22,7 @@ from agent.cli.mail import Draft, draft, drafting, post, report, unconfirmed
 from bus.errors import BusError
 
 if TYPE_CHECKING:
+    from agent.delivery.terminal import Terminal
     from agent.person import Asker, Person
     from agent.questions import Asked
     from bus.client import View
@@ -58,7 +59,7 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
             terminal = hosted(person)
             ours = terminal is not None or not _shown_elsewhere(asker)
             if ours:
-                rows = _offered(person, asker, rows)
+                rows = _offered(person, asker, rows, terminal)
             if as_json:
                 show.document(message(*rows[0]))
             else:
@@ -70,9 +71,9 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
                 show.note("the session that this runs in will be shown the answer too")
 
 
-def _offered(person: Person, asker: Asker, rows: Rows) -> Rows:
+def _offered(person: Person, asker: Asker, rows: Rows, terminal: Terminal | None) -> Rows:
     """The answer once it may be printed; as a possible repeat where a session of this mailbox has shown it."""
-    kept, _ = offer(person, asker, rows, hint="talkbus inbox shows the answer")
+    kept, _ = offer(person, asker, rows, terminal, hint="talkbus inbox shows the answer")
     if kept and unread(kept[0][0]):
         return kept
     show.note(f"{asker.name} was shown the answer before")

@@ -57,6 +57,7 @@ class Reader:
         count, printed, before = 0, Rows(), 0
         with nullcontext() if self.peek else self.person.reading(READER_S):
             earlier = Earlier() if self.peek else Earlier.of(self.person)
+            terminal = None if self.peek else hosted(self.person)
             listing = show.Listing()
             try:
                 for page in self._pages():
@@ -65,7 +66,8 @@ class Reader:
                     if not rows:
                         continue
                     if not self.peek:
-                        rows, gone = offer(self.person, self.asker, rows, "nothing more" if count else "nothing")
+                        what = "nothing more" if count else "nothing"
+                        rows, gone = offer(self.person, self.asker, rows, terminal, what)
                         if gone:
                             show.note(f"{gone} more were shown by a session meanwhile (--all lists them)")
                         if not rows:
@@ -75,19 +77,19 @@ class Reader:
                     else:
                         print_letters(rows, more=count > 0)
                     left_this_process()
-                    self._mark(printed)
+                    self._mark(printed, terminal)
                     count, printed = count + len(rows), rows
             finally:
                 listing.end()
             left_this_process()
-            self._mark(printed)
+            self._mark(printed, terminal)
         if before:
             show.note(f"{before} more were shown before; the broker could not mark them yet")
         return count
 
-    def _mark(self, rows: Rows) -> None:
+    def _mark(self, rows: Rows, terminal: Terminal | None) -> None:
         if rows and not self.peek:
-            mark(self.person, rows, hosted(self.person))
+            mark(self.person, rows, terminal)
 
     def _pages(self) -> Iterator[Rows]:
         """In order, the oldest unread ones or else the newest of all."""
@@ -258,15 +260,21 @@ def _key(value: dict[str, Any]) -> tuple[str, str]:
     return f"{value.get('host', '')}/{value['id']}", str(value.get("fid", ""))
 
 
+def _ledger_key(value: dict[str, Any]) -> str:
+    return ledger_key(str(value.get("host", "")), str(value.get("fid", "")), str(value["id"]))
+
+
 def offer(
     person: Person,
     asker: Asker,
     rows: Rows,
+    terminal: Terminal | None,
     what: str = "nothing",
     hint: str = "try again; --peek shows without marking",
 ) -> tuple[Rows, int]:
-    """Have the broker write down that these are about to be printed. Returns those that may be printed, and how many
-    others a session has shown since they were listed.
+    """Have the broker write down that these are about to be printed, and the agent of the supervisor `terminal` that
+    serves this session. Returns those that may be printed, and how many others a session has shown since they were
+    listed.
 
     StoreError, Refused or Unreachable when it is not certain to be written down: a session that joins would show them
     unmarked, so they may not be printed. Only a broker whose disk is full lets no session join: then it is on this
@@ -289,7 +297,26 @@ def offer(
     except Unreachable as error:
         raise Unreachable(unsure) from error
     kept = [(value, body) for value, body in rows if not unread(value) or _key(value) in left]
+    if terminal is not None:
+        kept = _lent(terminal, kept, f"{what} was shown: the session's agent did not answer ({hint})")
     return kept, len(rows) - len(kept)
+
+
+def _lent(terminal: Terminal, rows: Rows, unsure: str) -> Rows:
+    """Those that the supervisor's agent leaves to this command, marked as it knows them. It may be typing others."""
+    wanted = [_ledger_key(value) for value, _ in rows if unread(value)]
+    given = terminal.lend(wanted) if wanted else {}
+    if given is None:
+        raise Unreachable(unsure)
+    kept = Rows()
+    for value, body in rows:
+        key = _ledger_key(value)
+        if not unread(value):
+            kept.append((value, body))
+        elif key in given:
+            again = given[key]
+            kept.append((value if again is None else {**value, "again": again}, body))
+    return kept
 
 
 def _disk_full(asker: Asker) -> bool:
@@ -357,7 +384,7 @@ def mark(person: Person, rows: Rows, terminal: Terminal | None = None) -> None:
     """
     shown = [value for value, _ in rows if unread(value)]
     if terminal is not None:
-        keys = [ledger_key(str(v.get("host", "")), str(v.get("fid", "")), str(v["id"])) for v in shown]
+        keys = [_ledger_key(value) for value in shown]
         if keys and not terminal.printed(keys):
             show.note("not marked yet, so it may be shown again (is the program that 'talkbus run' started ending?)")
         return

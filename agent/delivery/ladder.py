@@ -23,6 +23,7 @@ from agent.delivery import clientfile, native, recovery, transcript
 from agent.delivery.flights import Flight, Verdict, judge_hook, judge_native, judge_result, judge_resumed, judge_typed
 from agent.delivery.maildir import Box, Fate, Maildir, sweep
 from agent.delivery.piggyback import counted, fitting, plain
+from agent.delivery.readers import Readers
 from agent.delivery.terminal import NOTICE, TERMINAL, WAITS, Terminal
 from agent.inbox import Letter
 from agent.link import Link
@@ -75,9 +76,10 @@ class Ladder:
         self._notice: tuple[str, set[str]] | None = None  # its name in the box, and whom it is about
         self._typing_rests_until = 0
         self._records = False  # the client has a session file, so its transcript can prove something
+        # Only a session without tools is read by commands inside it.
+        self._readers = Readers(terminal, self._call, self._not_typed) if hosted and terminal is not None else None
         self._reply_tool = render.SHELL if hosted else "send_message"
         self._handing = False  # over to another agent: nothing more is offered
-        self._printed: set[str] = set()  # shown by a command inside the session
         self._loop = session.loop
         self._config_dir = clientfile.config_dir(environ)
         self._token = environ.get("CLAUDE_CODE_MESSAGING_TOKEN", "")
@@ -111,6 +113,8 @@ class Ladder:
             for flight in list(self._flights):
                 link.inbox.hold(flight.letters)
                 link.inbox.resume(flight.resumed)
+            if self._readers is not None:
+                link.inbox.resume(self._readers.keys)
 
         self._loop.on_rebuilt = rebuilt
 
@@ -244,6 +248,8 @@ class Ladder:
 
     def _urgent(self) -> bool:
         now = self._now()
+        if self._readers is not None and self._readers.keys:
+            return True
         return any(f.path != "tool-result" or now - f.since < RECENT_MS for f in self._flights)
 
     async def _judge_results(self) -> None:
@@ -305,7 +311,8 @@ class Ladder:
             await self._take_back(paths=(TERMINAL,))
         if any(f.path == "hook" and f.task for f in self._flights) and self._type_instead():
             await self._take_back()
-        await self._mark_printed()
+        if self._readers is not None:
+            await self._readers.look()
         await self._look_at_notice()
         waiting = await self._call(self._waiting)
         if self._handing:
@@ -477,39 +484,14 @@ class Ladder:
         self._box.forget(name)
         self._notice = None
 
-    async def _mark_printed(self) -> None:
-        """What a command inside the session has printed was shown; only a session without tools is read so."""
-        if not self._hosted or self._terminal is None:
-            return
-        for request, keys in self._terminal.take_printed():
-            self._printed.update(keys)
-            await self._not_typed(set(keys))
-            await self._show_printed()
-            request.unlink(missing_ok=True)
-        if self._printed:
-            await self._show_printed()  # what was beyond the window then
-
     async def _not_typed(self, keys: set[str]) -> None:
-        """Take back what was to be typed and was printed. What the supervisor has begun to type stays typed."""
-        now = await self._call(lambda _link, at: at)
+        """Take back what is to be typed of these. What the supervisor has begun to type stays typed."""
         for flight in [x for x in self._flights if x.path == TERMINAL and keys & set(x.keys)]:
             if self._box_of(flight).withdraw(flight.name):
-                await self._end(flight, Verdict("back", certain=True), now)
-            else:
-                await self._shown(keys & set(flight.keys), "printed")
+                await self._end(flight, Verdict("back", certain=True), self._now())
 
     async def _shown(self, keys: Collection[str], proof: str) -> None:
         await self._call(lambda link, at: link.inbox.shown(at, keys, proof))
-
-    async def _show_printed(self) -> None:
-        def show(link: Link, now: int) -> list[str]:
-            letters = [letter for letter in link.inbox.waiting() if letter.key in self._printed]
-            given = [letter.key for letter in link.inbox.offer(now, letters, "printed")]
-            link.inbox.shown(now, given, "printed")
-            ledger = link.book.ledger
-            return [key for key in self._printed if key in ledger and ledger[key].state == "shown"]
-
-        self._printed -= set(await self._call(show))
 
     async def _offer(self, waiting: Sequence[Letter], budget: int, path: str) -> tuple[list[Letter], int, str]:
         """`offering` on the disk for as many letters as fit; how many are left; and the nonce for their text."""

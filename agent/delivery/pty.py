@@ -391,6 +391,7 @@ else:
             self._typing: tuple[Box, Path] | None = None  # claimed and typed, and not known to be taken
             self._reference: Reference | None = None  # of that text, while only the program can have written it
             self._looked = self._unserved_since = 0
+            self._listens_to = 0  # the client whose status counts
             self._hosts = 0  # the client that our own agent serves
             self._own: tuple[int, str] | None = None  # the client, once seen, and its start
             self._way: str | None = None  # as it was told
@@ -512,6 +513,7 @@ else:
             if not data:  # the terminal is gone; SIGHUP says so to everybody
                 self._input = False
                 return
+            self._hear(now)  # what these keys do depends on what the client does now, and not at the last look
             self._typist.keys(now, data, self._erase())
             self._to_child += data
             self._feed()
@@ -550,11 +552,8 @@ else:
             try:
                 self._settle()
                 agent, client = self._served(now)
-                session = clientfile.read(client, self._config) if client else None
-                if session is None:
-                    self._typist.says("", now=now)
-                else:
-                    self._typist.says(session.status, session.status_at, now, session.id)
+                self._listens_to = client
+                self._hear(now)
                 self._say_way(now)
                 if not agent or self._to_child:
                     return
@@ -569,6 +568,14 @@ else:
                         self._type(box, names, now)
             except OSError:
                 return  # the folder cannot be used at present: the program runs all the same
+
+        def _hear(self, now: int) -> None:
+            """What the client says that it is doing."""
+            session = clientfile.read(self._listens_to, self._config) if self._listens_to else None
+            if session is None:
+                self._typist.says("", now=now)
+            else:
+                self._typist.says(session.status, session.status_at, now, session.id)
 
         # -- who serves
 

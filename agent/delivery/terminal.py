@@ -8,7 +8,8 @@
     way           how a message can be typed at present: "terminal" (the message itself, pasted), "notice" (one line
                   that says where to read it), or nothing
     box-<pid>/    the texts of the agent of that pid; nobody else's are typed for it
-    printed/      requests of `talkbus inbox` to mark as shown what it has printed, for the supervisor's own agent
+    reads/        what `talkbus inbox` asks the supervisor's own agent: to lend it messages that it is about to print
+                  (the answer is `<request>.given`), and to mark as shown those it has printed
 
 It is found by the processes above a client, so it needs no variable in the environment, and a client that runs inside
 another client does not find it. Must not know messages nor the bus.
@@ -20,7 +21,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,8 @@ TERMINAL, NOTICE = "terminal", "notice"
 WAYS = (TERMINAL, NOTICE)
 WAITS = "talkbus: a message waits for this session, to read it run: talkbus inbox"
 HANDOVER_S = 4.0  # how long an agent waits for the supervisor's own one to let go of the seat
-PRINTED_S = 3.0
-PRINTED_MAX = 64 * 1024  # bytes of one request
+READ_S = 3.0  # for the agent to answer a command that reads
+READ_MAX = 64 * 1024  # bytes of one request
 _POLL_S = 0.02
 
 
@@ -53,6 +54,26 @@ class Served:
         return processes.alive(self.agent, self.agent_start) and processes.alive(self.client, self.client_start)
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a command that reads asks: to be lent messages, or that those it was lent are `printed`."""
+
+    path: Path
+    printed: bool
+    keys: list[str]
+    pid: int  # of the command
+    start: str  # its start token, of `bus.processes`
+
+    def answer(self, given: Mapping[str, bool | None]) -> None:
+        """Which of the messages it may print, as in `Terminal.lend`."""
+        _write(self.path.with_suffix(".given"), json.dumps(given))
+        self.done()
+
+    def done(self) -> None:
+        """It is carried out, or nobody waits for it any more."""
+        self.path.unlink(missing_ok=True)
+
+
 class Terminal:
     """One supervisor's folder, from either side. Methods that write may raise OSError."""
 
@@ -65,7 +86,7 @@ class Terminal:
         private_dir(maildirs)
         made = cls(Maildir.place(maildirs, pid, processes.start_time(pid) or "0"))
         private_dir(made.path)
-        private_dir(made.path / "printed")
+        private_dir(made.path / "reads")
         return made
 
     @property
@@ -104,9 +125,7 @@ class Terminal:
         """Have this process serve the session of `client`. Until it ends no other agent does."""
         own, start = os.getpid(), processes.start_time(client) or "0"
         text = f"{client} {start} {own} {processes.start_time(own)}\n"
-        temp = self.path / f"client.{secrets.token_hex(6)}"
-        temp.write_text(text, "ascii")
-        os.replace(temp, self.path / "client")
+        _write(self.path / "client", text)
 
     def mine(self, client: int) -> bool:
         """Whether this process serves; it takes over from an agent that has ended."""
@@ -151,39 +170,65 @@ class Terminal:
 
     def say(self, way: str) -> None:
         """For the supervisor."""
-        temp = self.path / "way.new"
-        temp.write_text(way, "ascii")
-        os.replace(temp, self.path / "way")
+        _write(self.path / "way", way)
 
     # -- what was read elsewhere -----------------------------------------------------------------------------------
 
-    def printed(self, keys: list[str], timeout: float = PRINTED_S) -> bool:
-        """For a command that has printed these messages: have the supervisor's agent mark them; whether it did."""
-        name = self.path / "printed" / secrets.token_hex(6)
-        temp = name.with_suffix(".new")
-        temp.write_text(json.dumps(keys), "ascii")
-        os.replace(temp, name)
-        end = time.monotonic() + timeout
-        while name.exists() and self.hosting and self.supervised:
-            if time.monotonic() >= end:
-                break
-            time.sleep(_POLL_S)
-        return not name.exists()
+    def lend(self, keys: Sequence[str], timeout: float = READ_S) -> dict[str, bool | None] | None:
+        """For a command that is about to print these messages, and while it lives: those that it may print, by key;
+        True for a possible repeat, None for one of which the broker alone knows that. What is missing was shown, or
+        is being typed. None in place of all when the supervisor's agent does not answer: then nothing may be printed.
+        """
+        name = self._ask("lend", keys, timeout)
+        given = name.with_suffix(".given")
+        try:
+            said = json.loads(given.read_text("ascii"))
+        except (OSError, ValueError):
+            said = None
+        finally:
+            name.unlink(missing_ok=True)
+            given.unlink(missing_ok=True)
+        return {key: value for key, value in said.items() if key in keys} if isinstance(said, dict) else None
 
-    def take_printed(self) -> list[tuple[Path, list[str]]]:
-        """For the supervisor's agent: requests, each with the messages it names; unlink one that is done."""
+    def printed(self, keys: Sequence[str], timeout: float = READ_S) -> bool:
+        """For a command that has printed these messages: have the supervisor's agent mark them; whether it did."""
+        return not self._ask("printed", keys, timeout).exists()
+
+    def _ask(self, what: str, keys: Sequence[str], timeout: float) -> Path:
+        """Write a request and wait until the agent has taken it, which may not come to pass; its place."""
+        pid = os.getpid()
+        name = self.path / "reads" / secrets.token_hex(6)
+        said = {"ask": what, "keys": list(keys), "pid": pid, "start": processes.start_time(pid) or ""}
+        _write(name, json.dumps(said))
+        end = time.monotonic() + timeout
+        while name.exists() and self.hosting and self.supervised and time.monotonic() < end:
+            time.sleep(_POLL_S)
+        return name
+
+    def requests(self) -> list[Request]:
+        """For the supervisor's agent: what commands ask. One that cannot be read is dropped."""
         found = []
         with suppress(OSError):
-            for path in sorted((self.path / "printed").iterdir()):
+            for path in sorted((self.path / "reads").iterdir()):
                 if path.suffix:
                     continue
-                with open(path, "rb") as file:
-                    try:
-                        keys = json.loads(file.read(PRINTED_MAX))
-                    except ValueError:
-                        keys = []
-                found.append((path, [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []))
+                try:
+                    with open(path, "rb") as file:
+                        said = json.loads(file.read(READ_MAX))
+                    keys = [key for key in said["keys"] if isinstance(key, str)]
+                    request = Request(path, said["ask"] == "printed", keys, int(said["pid"]), str(said["start"]))
+                except (ValueError, TypeError, KeyError):
+                    path.unlink(missing_ok=True)
+                    continue
+                found.append(request)
         return found
+
+
+def _write(path: Path, text: str) -> None:
+    """A file, whole or not at all."""
+    temp = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
+    temp.write_text(text, "ascii")
+    os.replace(temp, path)
 
 
 def above(maildirs: Path, client: int, environ: Mapping[str, str]) -> Terminal | None:
@@ -196,7 +241,7 @@ def above(maildirs: Path, client: int, environ: Mapping[str, str]) -> Terminal |
     config = clientfile.config_dir(environ)
     for pid in processes.ancestors(client):
         found = Terminal(Maildir.place(maildirs, pid, processes.start_time(pid) or "0"))
-        if (found.path / "printed").is_dir():
+        if (found.path / "reads").is_dir():
             return found
         if clientfile.read(pid, config) is not None:
             return None

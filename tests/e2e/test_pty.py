@@ -396,9 +396,15 @@ class Plain:
         self.terminal = self.seat.terminal
         seats.append(self.seat)
 
-    def run(self, *words: str) -> str:
+    def run(self, *words: str, given: str = "") -> str:
         done = subprocess.run(
-            [*TALKBUS, *words], env=self.env, cwd=self.root, capture_output=True, text=True, timeout=LIMIT
+            [*TALKBUS, *words],
+            env=self.env,
+            cwd=self.root,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
         )
         return done.stdout
 
@@ -410,7 +416,7 @@ class Plain:
         until(there, f"a session that is reached by {wake}", LIMIT)
 
     def send(self, body: str) -> str:
-        return str(json.loads(self.run("send", "reader", body, "--json"))["id"])
+        return str(json.loads(self.run("send", "reader", "-", "--json", given=body))["id"])
 
     def why(self, ident: str) -> list[tuple[str, str]]:
         told = json.loads(self.run("why", ident, "--json"))
@@ -461,6 +467,60 @@ def test_a_program_that_reads_lines_gets_a_notice_and_reads_the_message(plain: C
     reader.terminal.wait_screen("no unread mail for reader")
     assert "possible repeat" not in reader.terminal.screen
     assert reader.terminal.screen.count(f"got:{NOTICE}") == 2
+
+
+def test_an_inbox_that_is_killed_over_its_printing_leaves_a_possible_repeat(plain: Callable[..., Plain]) -> None:
+    cut = "mkfifo pipe; $TALKBUS inbox >pipe & exec 3<pipe; dd bs=1000 count=1 <&3 >part; kill -9 $!; wait; exec 3<&-"
+    read = "$TALKBUS inbox >whole; echo done"
+    reader = plain(f"while read -r line; do case $line in cut) {cut}; echo cut;; read) {read};; esac; done")
+    reader.joined("notice")
+    ident = reader.send("x" * 200_000)  # more than a pipe holds
+    reader.terminal.wait_screen(NOTICE)
+    reader.terminal.write("cut\n")
+    reader.terminal.wait_screen(lambda screen: screen.count("cut") >= 2)
+    part = (reader.root / "reader" / "part").read_text()
+    assert ident in part and "possible repeat" not in part
+    assert reader.why(ident) == [("stored", ""), ("offered", "printed")]
+    reader.terminal.write("read\n")
+    reader.terminal.wait_screen("done")
+    whole = (reader.root / "reader" / "whole").read_text()
+    assert ident in whole and "possible repeat" in whole
+    assert reader.why(ident)[-1] == ("injected", "printed")
+
+
+def test_what_waits_to_be_typed_and_is_read_first_is_shown_once_and_no_repeat(plain: Callable[..., Plain]) -> None:
+    source = f"""
+import os, subprocess, time, tty
+tty.setraw(0)
+os.write(1, b"\x1b[?2004hup>")
+def spin(until):  # a turn runs
+    while not until():
+        os.write(1, b".")
+        time.sleep(0.1)
+spin(lambda: os.path.exists("read"))
+with open("printed", "wb") as out:
+    inbox = subprocess.Popen({TALKBUS!r} + ["inbox"], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+    spin(lambda: inbox.poll() is not None)
+open("over", "w").close()
+with open("keys", "ab", 0) as keys:
+    while True:
+        data = os.read(0, 65536)
+        keys.write(data)
+        os.write(1, data)
+"""
+    reader = plain('exec "$@"', sys.executable, "-c", source, options=("--paste",))
+    reader.joined("terminal")
+    ident = reader.send("pay the invoice")
+    until(reader.seat.waiting, "a text for the supervisor")
+    folder = reader.root / "reader"
+    (folder / "read").touch()
+    until((folder / "over").exists, "the end of talkbus inbox", LIMIT)
+    printed = (folder / "printed").read_text()
+    assert ident in printed and "possible repeat" not in printed
+    assert reader.why(ident)[-1] == ("injected", "printed")
+    other = reader.send("and another thing")
+    until(lambda: other.encode() in (folder / "keys").read_bytes(), "the other message", LIMIT)
+    assert ident.encode() not in (folder / "keys").read_bytes()
 
 
 def test_a_line_that_was_handed_over_unsent_is_not_sent_by_a_notice(plain: Callable[..., Plain]) -> None:
