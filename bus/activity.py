@@ -11,7 +11,7 @@ from typing import Any
 from bus import policy, wire
 from bus.addresses import kind_of, stale
 from bus.core import Core, Session
-from bus.deliveries import oldest, unread
+from bus.deliveries import maybe_seen, oldest, unread
 from bus.effects import Read
 from bus.errors import Code
 from bus.governor import Breaker
@@ -61,7 +61,7 @@ def query(core: Core, session: Session, qry: wire.Qry) -> None:
         return
     answer = _IN_MEMORY.get(qry.what)
     if answer is None:
-        core.batch.sends.append(_read(session, qry))
+        core.batch.sends.append(_read(core, session, qry))
     else:
         answer(core, session, qry)
 
@@ -233,11 +233,14 @@ def _held(core: Core, session: Session, qry: wire.Qry) -> None:
             "what is held is for a person (talkbus hold list, outside a session)",
         )
         return
-    core.batch.sends.append(_read(session, qry))
+    core.batch.sends.append(_read(core, session, qry))
 
 
-def _read(session: Session, qry: wire.Qry) -> Read:
-    return Read(session.route, qry.r, qry.what, qry.args, session.mailbox, session.who.key, session.who.role)
+def _read(core: Core, session: Session, qry: wire.Qry) -> Read:
+    mailbox = core.world.mailboxes.get(session.mailbox)
+    seen = maybe_seen(core, mailbox) if mailbox is not None else (0, 0)
+    who = session.who
+    return Read(session.route, qry.r, qry.what, qry.args, session.mailbox, who.key, who.role, seen)
 
 
 _IN_MEMORY = {

@@ -141,6 +141,15 @@ def _seen_before(core: Core, mailbox: Mailbox, pending: Pending, wakes: bool) ->
     return pending.status == "offered" or n <= (mailbox.former if wakes else mailbox.former_quiet)
 
 
+def maybe_seen(core: Core, mailbox: Mailbox) -> tuple[int, int]:
+    """The numbers, of what wakes and of the rest, up to which somebody may have been shown what is in this mailbox,
+    for whoever asks for it there. A living holder has told what it began to show; one that is gone may not have.
+    """
+    if core.holder(mailbox) is not None:
+        return mailbox.former, mailbox.former_quiet
+    return mailbox.pushed, mailbox.pushed_quiet
+
+
 def note_pushed(core: Core) -> None:
     """Take note of what was pushed while the disk took no writes."""
     for mailbox_id, route in core.holders.items():

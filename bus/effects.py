@@ -252,6 +252,7 @@ class Read:
     mailbox: str  # of who asks; "" for a view session
     key: str
     role: str
+    seen: tuple[int, int] = (0, 0)  # `deliveries.maybe_seen` of that mailbox
 
 
 @record

@@ -40,8 +40,11 @@ _WITH_PEER = (
     "((m.name = :peer AND :host IN ('', m.host)) OR EXISTS (SELECT 1 FROM deliveries d JOIN mailboxes b "
     "ON b.id = d.mailbox WHERE d.msg = m.row AND d.name = :peer AND :host IN ('', b.host)))"
 )
-# Offered and not settled: whoever had it may have shown it before they died. What is settled was shown.
-_MAYBE_SHOWN = "d.open = 1 AND d.offered_at IS NOT NULL"
+# Not settled, and offered or pushed: whoever had it may have shown it before they died. What is settled was shown.
+_MAYBE_SHOWN = (
+    "d.open = 1 AND (d.offered_at IS NOT NULL OR d.mailbox = ? AND "
+    "d.n <= CASE WHEN m.kind = 'task' AND NOT d.quiet THEN ? ELSE ? END)"
+)
 _IDENT = "(m.id = ? AND ? IN ('', m.host) AND ? IN ('', m.sender))"
 _QUESTION = (
     "SELECT q.ask, d.answered_proof FROM messages q CROSS JOIN deliveries d INDEXED BY deliveries_msg "
@@ -148,9 +151,9 @@ def _seen(ask: Ask, row: Any, again: bool = False) -> dict[str, Any]:
     With `again` it is told of the asker's own copy whether it may have been shown before.
     """
     copies = ask.db.execute(
-        f"SELECT d.step, d.name, {_MAYBE_SHOWN}, d.mailbox, b.key FROM deliveries d "
-        "LEFT JOIN mailboxes b ON b.id = d.mailbox WHERE d.msg = ? ORDER BY d.step, d.name",
-        (row[0],),
+        f"SELECT d.step, d.name, {_MAYBE_SHOWN}, d.mailbox, b.key FROM messages m JOIN deliveries d ON d.msg = m.row "
+        "LEFT JOIN mailboxes b ON b.id = d.mailbox WHERE m.row = ? ORDER BY d.step, d.name",
+        (*_asker(ask), row[0]),
     ).fetchall()
     mine = [c for c in copies if c[3] == ask.read.mailbox]
     if not mine and row[11] != ask.read.key:
@@ -160,6 +163,11 @@ def _seen(ask: Ask, row: Any, again: bool = False) -> dict[str, Any]:
         return _marked(ask, value, row, mine[0][3])
     names = ", ".join(c[1] for c in copies) or _refused_to(ask, row)
     return _value(row, ask.now, names, copies[0][0] if copies else None, False)
+
+
+def _asker(ask: Ask) -> tuple[str, int, int]:
+    """The values in `_MAYBE_SHOWN`."""
+    return ask.read.mailbox, *ask.read.seen
 
 
 def _marked(ask: Ask, value: dict[str, Any], row: Any, mailbox: str) -> dict[str, Any]:
@@ -228,7 +236,7 @@ def _inbox(ask: Ask) -> Iterator[Part]:
     rows = ask.db.execute(
         f"SELECT {_COLUMNS}, d.n, d.name, d.step, {_MAYBE_SHOWN} FROM {source} "
         f"WHERE {' AND '.join(where)} ORDER BY d.n {'ASC' if oldest else 'DESC'} LIMIT ?",
-        (*values, ask.limit()),
+        (*_asker(ask), *values, ask.limit()),
     ).fetchall()
     rows.sort(key=lambda r: r[13])
     values = [(r, {**_value(r[:13], ask.now, r[14], r[15], bool(r[16])), "n": r[13]}) for r in rows]

@@ -254,7 +254,7 @@ def test_queries_go_to_memory_or_disk() -> None:
     rig = opened()
     (read,) = rig.say(A, {"c": "QRY", "r": 3, "what": "inbox", "args": {"unread": True}})
     mailbox = rig.broker.core.sessions[A].mailbox
-    assert read == Read(A, 3, "inbox", {"unread": True}, mailbox, "key of alpha", "owner")
+    assert read == Read(A, 3, "inbox", {"unread": True}, mailbox, "key of alpha", "owner", (0, 0))
     (done,) = rig.say(A, {"c": "QRY", "r": 4, "what": "weather"})
     assert (done.r, done.code) == (4, 422)
 

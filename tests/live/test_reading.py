@@ -299,6 +299,26 @@ def test_what_a_session_shows_meanwhile_is_not_printed_again(home: Home, options
     assert "1 more" in err and "shown by a session meanwhile" in err
 
 
+@pytest.mark.parametrize("goodbye", [False, True])
+def test_what_a_session_may_have_shown_before_it_died_is_a_possible_repeat(home: Home, goodbye: bool) -> None:
+    home.start()
+    with home.session("a") as sender, home.session("b") as session:
+        sender.post("b", "pushed")
+        session.hear(wire.Msg)
+        if goodbye:  # it has begun to show nothing
+            session.say(wire.Bye(True, begun=[]))
+            session.hear(wire.Bye)
+    home.kill()  # and nothing has told the broker that the session was shown it
+    home.start()
+    with home.session("c") as sender:
+        sender.post("b", "new")
+    reading = Paused(home, "inbox", "--as", "b", "--json")
+    reading.reached()
+    code, out, err = reading.ended()
+    printed = [(m["body"], m["again"]) for m in json.loads(out)]
+    assert code == DONE and printed == [("pushed", not goodbye), ("new", False)], (printed, err)
+
+
 def test_an_answer_that_a_session_shows_meanwhile_is_printed_as_a_possible_repeat(home: Home) -> None:
     home.start()
     with home.session("api") as api:

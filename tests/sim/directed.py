@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.effects import Parked
 from agent.outbox import Outbox
-from bus import wire
+from bus import deliveries, wire
 from tests.pair import Bench, Conn, Seat, Watch
 
 VOLLEY = wire.OPEN_REQUESTS
@@ -358,6 +358,24 @@ def restored_before_it_was_reported() -> None:
     bench.hub.crash()
     bench.hub.start()
     _shown_and_restored(bench, web, saved)
+
+
+def asked_before_it_was_reported() -> None:
+    """An agent dies when it has shown a message and not yet said so; then somebody asks for the mail of its mailbox."""
+    bench = Bench(check_every=1000)
+    api, web = opened(bench, "api", "web")
+    api.done("send", {"to": ["web"]}, b"one")
+    bench.run()
+    core = bench.hub.alive.core
+    (mailbox,) = (m for m in core.world.mailboxes.values() if m.name == "web")
+    assert deliveries.maybe_seen(core, mailbox) == (0, 0), "a living holder tells what it begins to show"
+    assert not web.offer()[0].repeat
+    bench.hub.crash()
+    bench.hub.start()
+    core = bench.hub.alive.core
+    (mailbox,) = (m for m in core.world.mailboxes.values() if m.name == "web")
+    assert core.holder(mailbox) is None
+    assert deliveries.maybe_seen(core, mailbox) == (1, 0), "it was pushed, and who had it is gone without a word"
 
 
 def found_by_the_next_life() -> None:

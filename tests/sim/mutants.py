@@ -377,6 +377,18 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
+    "query knows only what was reported": Mutant(
+        "what an agent that died was shown is new to whoever asks",
+        edits=(
+            Edit(
+                deliveries,
+                "maybe_seen",
+                "return mailbox.pushed, mailbox.pushed_quiet",
+                "return mailbox.former, mailbox.former_quiet",
+            ),
+        ),
+        schedule=directed.asked_before_it_was_reported,
+    ),
     "marks in memory only": Mutant(
         "a restart of the broker forgets what was pushed",
         edits=(Edit(store.Store, "load", "mailbox.former, mailbox.former_quiet = row[9:]", "_, _ = '', 0, 0, 0, 0"),),

@@ -7,7 +7,7 @@ from typing import Any
 
 from agent.inbox import Letter
 from agent.outbox import Outbox
-from bus import policy
+from bus import deliveries, policy
 from tests.pair import Bench, Conn
 from tests.sim.app import AppSeat
 from tests.sim.faults import Faults, SimHub
@@ -385,6 +385,11 @@ class Run:
             if mailbox.name == seat.profile.name and mailbox.key == seat.who.key:
                 boxes, some = self.hub.alive.world.mailboxes, list(mailbox.pending.values())[:5]
                 read = [mark(p.msg, self.hub.store.message(p.sender, p.msg).body) for p in some]
+                if self.hub.alive.core.holder(mailbox) is None:
+                    waking, rest = deliveries.maybe_seen(self.hub.alive.core, mailbox)
+                    for p, name in zip(some, read, strict=True):
+                        again = p.status == "offered" or p.n <= (waking if p.wakes else rest)
+                        self.truth.told_by_query(mailbox.id, name, again)
                 self.truth.settling.setdefault(seat.ledger, {}).update(dict.fromkeys(read))
                 idents = [f"{boxes[p.sender].host}/{p.msg}" for p in some]
                 self._submit(seat, "settle", {"ids": idents, "proof": "printed", "of": [p.sender for p in some]})

@@ -638,6 +638,12 @@ class Truth(Watch):
         sight.times += 1
         sight.fids.add(fid)
 
+    def told_by_query(self, box: str, name: str, again: bool) -> None:
+        """Somebody reads a message of a mailbox that no session holds; `again` says that a model may have seen it."""
+        shown = any(mailbox == box and key.endswith(name) for _, mailbox, key in self.read)
+        if shown and not again and not self.restored:
+            self.fail("unmarked repeat", f"a query tells {name} of {box} as if it were new")
+
     def _held(self, seat: AppSeat) -> set[str]:
         """The mailboxes this seat was welcomed to."""
         return {box for box, holders in self.holders.items() if seat.label in holders}
