@@ -13,6 +13,7 @@ remembered by id as well: a rename whose reply was not heard is one for the next
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 import secrets
 import time
@@ -34,6 +35,7 @@ from bus import joined, names
 from bus.config import Config, Home
 from bus.daemon import ensure_broker, published
 from bus.errors import BusError, Code, LocalError, Refused, Unreachable
+from bus.private import private_dir
 from bus.processes import FileLock, ancestors, holder
 
 SEAT_S = 60.0  # calls of one seat take turns of some tens of ms
@@ -285,13 +287,15 @@ class Person:
             yield Asker(link.loop)
 
     @contextmanager
-    def reading(self, timeout: float) -> Iterator[None]:
-        """The right to show mail of this mailbox and to mark it; one reader at a time.
+    def reading(self, mailbox: str, timeout: float) -> Iterator[None]:
+        """The right to show mail of the mailbox with this id and to mark it; one reader at a time on this machine,
+        whatever seat it acts from.
 
         Refused (503) when another one still has it after `timeout` seconds.
         """
-        with self._acting(SEAT_S) as seat:
-            lock = FileLock(seat.folder / "reading")
+        # The id comes from a broker: it is no name of a file.
+        name = hashlib.blake2b(mailbox.encode(), digest_size=8).hexdigest()
+        lock = FileLock(private_dir(self.home.agents / "reading") / name)
         end = time.monotonic() + timeout
         while not lock.acquire():
             if time.monotonic() >= end:
@@ -326,8 +330,21 @@ class Person:
         except Refused:
             return None
 
-    def unsent(self) -> list[StoredRow]:
-        """The requests of this seat that the broker has not done yet, in order."""
+    def unsent(self, mailbox: str, name: str) -> list[StoredRow]:
+        """The requests that the broker has not done yet, in order, of this seat and of those others that act for the
+        mailbox with this id and name.
+        """
+        rows = self._unsent()
+        for _, who in left.marked(self.home):
+            if who.kind == left.RUN or (other := self._other(who)).seated == self.seated:
+                continue
+            with suppress(BusError):
+                found = other._unsent()  # it knows by then which mailbox it is
+                if other.mailbox == mailbox or (not other.mailbox and other.name == name):
+                    rows += found
+        return rows
+
+    def _unsent(self) -> list[StoredRow]:
         with self._acting(SEAT_S) as seat:
             outbox = Outbox.open(seat.database)
             try:

@@ -90,13 +90,13 @@ class FakePerson:
         return checked(self.script.answer(what, args))
 
     @contextmanager
-    def reading(self, timeout: float) -> Iterator[None]:
+    def reading(self, mailbox: str, timeout: float) -> Iterator[None]:
         yield
 
     def sent(self, ident: str) -> StoredRow | None:
         return self.script.stored
 
-    def unsent(self) -> list[StoredRow]:
+    def unsent(self, mailbox: str, name: str) -> list[StoredRow]:
         return self.script.unsent
 
     def queued(self) -> int:

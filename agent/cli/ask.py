@@ -55,7 +55,7 @@ def ask(call: Call, /, as_json: bool, timeout: float, **options: Any) -> None:
         asker = stack.enter_context(person.asking())
         view = stack.enter_context(call.view())
         rows = _exchange(call, asker, view, made, timeout, sent)
-        with person.reading(READER_S):
+        with person.reading(asker.id, READER_S):
             terminal = hosted(person)
             ours = terminal is not None or not _shown_elsewhere(asker)
             if ours:

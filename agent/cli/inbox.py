@@ -55,8 +55,8 @@ class Reader:
         that is killed between the printing and the marking leaves it offered: it comes again as a possible repeat.
         """
         count, printed, before = 0, Rows(), 0
-        with nullcontext() if self.peek else self.person.reading(READER_S):
-            earlier = Earlier() if self.peek else Earlier.of(self.person)
+        with nullcontext() if self.peek else self.person.reading(self.asker.id, READER_S):
+            earlier = Earlier() if self.peek else Earlier.of(self.person, self.asker)
             terminal = None if self.peek else hosted(self.person)
             listing = show.Listing()
             try:
@@ -218,7 +218,7 @@ def _wait(call: Call, reader: Reader, timeout: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What earlier calls of this seat have printed, as far as only its own disk knows: the broker could not write.
+    """What earlier calls have printed for this mailbox, as far as only this disk knows: the broker could not write.
 
     By "host/id" and the sender's mailbox: `shown` was printed and is to be marked, `offered` was about to be printed.
     """
@@ -227,11 +227,11 @@ class Earlier:
     offered: frozenset[tuple[str, str]] = frozenset()
 
     @classmethod
-    def of(cls, person: Person) -> Earlier:
-        """What waits in the outbox of this seat."""
+    def of(cls, person: Person, asker: Asker) -> Earlier:
+        """What waits in the outboxes of the seats that read this mailbox."""
         shown: set[tuple[str, str]] = set()
         offered: set[tuple[str, str]] = set()
-        for row in person.unsent():
+        for row in person.unsent(asker.id, asker.name):
             senders = row.args.get("of", [])
             if row.op == "settle":
                 shown.update(zip(row.args.get("ids", []), senders, strict=False))

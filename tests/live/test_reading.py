@@ -76,6 +76,20 @@ def test_stopped_between_print_and_mark(bus: Bus) -> None:
     assert inbox(bus) == []
 
 
+def test_a_reader_from_another_seat_waits_as_well(bus: Bus) -> None:
+    """The person and a script of the same name have a seat each, and one mailbox."""
+    me = bus.ok("whoami", "--json").json["name"]
+    bus.ok("send", "--as", "a", me, LARGE)
+    process = printing(bus, "inbox")
+    process.send_signal(signal.SIGSTOP)
+    other = bus.run("inbox", "--as", me)
+    assert other.code == REFUSED and f"process {process.pid} is reading" in other.err and not other.out
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == DONE and LARGE.encode() in out, err
+    assert bus.ok("inbox", "--as", me, "--json").json == []
+
+
 def test_broken_off_by_the_keyboard_in_a_terminal(bus: Bus) -> None:
     bus.ok("send", "--as", "a", "--new", "b", LARGE)
     master, slave = pty.openpty()
