@@ -90,6 +90,16 @@ class _Pending:
             return None
         return Outcome(self.id, self.row, self.at, self.settled, self.reason, self.refused)
 
+    def told(self) -> str:
+        """What is known of it, for an error that comes before its result is told; "" when nothing was written."""
+        what, where = "message" if self.op == "send" else self.op, f"(talkbus why {self.id})"
+        if self.settled is not None:
+            done = "sent" if self.op == "send" else "done"
+            return f"{what} {self.id} was {done if self.settled.code < 300 else 'refused'} {where}"
+        if self.row:
+            return f"{what} {self.id} is {'' if self.refused else 'queued '}on this disk {where}"
+        return f"{what} {self.id} is on this disk, or was never taken {where}" if self.begun else ""
+
     def interrupted(self) -> Interrupted:
         """What Ctrl-C leaves."""
         if self.settled is not None:
@@ -137,20 +147,32 @@ class Person:
     live: Live | None = None
     mailbox: str = ""
     store: str = ""
-    # What went out in this call, with its id: an error that comes later may not hide it.
-    requests: list[str] = field(default_factory=list, init=False, repr=False)
+    # What is asked for in this call, from before it can be on the disk: nothing that comes later may hide it.
+    _begun: list[_Pending] = field(default_factory=list, init=False, repr=False)
     _login: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._login = self.name
 
+    @property
+    def requests(self) -> list[str]:
+        """What went out in this call, each in words and with its id."""
+        return [text for pending in self._begun if (text := pending.told())]
+
     # -- what changes something -----------------------------------------------------------------------------------
 
     def submit(
-        self, op: str, args: dict[str, Any], body: bytes = b"", queue: bool = True, raw: bool = False
+        self,
+        op: str,
+        args: dict[str, Any],
+        body: bytes = b"",
+        queue: bool = True,
+        raw: bool = False,
+        by_itself: bool = False,
     ) -> Outcome:
         """Write a request to disk and wait for its reply as long as the broker deserves it. Secrets in it are
-        redacted before it is written, but for `raw`, which is for a person who insists.
+        redacted before it is written, but for `raw`, which is for a person who insists. What nobody asked for, as a
+        mark of what was printed, is `by_itself`, and not among `requests`.
 
         Refused when the hub refuses this machine; without `queue` Unreachable when there is no broker. LocalError
         when it cannot be sent at all, StoreError when the disk refuses. In none of these cases anything was written:
@@ -160,6 +182,8 @@ class Person:
         if reason and not queue:
             raise Unreachable(reason)
         pending = _Pending(new_row_id(), op, reason=reason)
+        if not by_itself:
+            self._begun.append(pending)
         try:
             with self._acting(SEAT_S) as seat:
                 try:
@@ -220,7 +244,6 @@ class Person:
         if settled.code >= 300:
             text = settled.text or f"the broker refused it with {settled.code}"
             raise Refused(_code(settled.code), text, **settled.result)
-        self.requests.append(f"{op} {outcome.id} was done (talkbus why {outcome.id})")
         return settled.result
 
     def drain(self, timeout: float = DRAIN_S) -> None:

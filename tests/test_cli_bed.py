@@ -59,7 +59,13 @@ class FakePerson:
         self.requests: list[Any] = []
 
     def submit(
-        self, op: str, args: dict[str, Any], body: bytes = b"", queue: bool = True, raw: bool = False
+        self,
+        op: str,
+        args: dict[str, Any],
+        body: bytes = b"",
+        queue: bool = True,
+        raw: bool = False,
+        by_itself: bool = False,
     ) -> Outcome:
         if self.script.raises is not None:
             raise self.script.raises

@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -64,7 +64,10 @@ class OneLine(click.Command):
             return super(OneLine, self).main(args, prog_name, complete_var, False, **extra)
 
         if not standalone_mode:
-            return command()
+            try:
+                return command()
+            finally:
+                _deaf()
         self.ends = True
         for stream in (sys.stdout, sys.stderr):
             # A terminal that cannot show a character gets its number, and no traceback.
@@ -86,28 +89,52 @@ class Signalled(KeyboardInterrupt):
         self.number = number
 
 
-@contextmanager
-def signals() -> Iterator[None]:
-    """Let what asks this process to end come as Signalled, once. What is ignored, as under nohup, stays so."""
+_heard: list[int] = []  # signals with a handler of ours, until `ended` has told how the command ended
+_AGAIN_S = 0.01
+
+
+def hear_signals() -> None:
+    """Let what asks this process to end come as Signalled, until `ended` is through. What is ignored, as under nohup,
+    stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
         return
     named = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
-    former = [number for number in named if signal.getsignal(number) == signal.SIG_DFL]
+    _heard.extend(number for number in named if signal.getsignal(number) == signal.SIG_DFL)
+    for number in _heard:
+        signal.signal(number, _end)
+    sys.unraisablehook = _unraisable
 
-    def end(number: int, _frame: object) -> None:
-        # A terminal that closes says so more than once, and what is begun has to be told. SIGQUIT always ends.
-        for each in former:
-            signal.signal(each, signal.SIG_DFL if each == getattr(signal, "SIGQUIT", 0) else signal.SIG_IGN)
-        raise Signalled(number)
 
-    for number in former:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in former:
-            signal.signal(number, signal.SIG_DFL)
+def _end(number: int, _frame: object) -> None:
+    # A terminal that closes says so more than once, and what is begun has to be told. SIGQUIT always ends.
+    for each in _heard:
+        signal.signal(each, signal.SIG_DFL if each == getattr(signal, "SIGQUIT", 0) else signal.SIG_IGN)
+    raise Signalled(number)
+
+
+def _unraisable(what: sys.UnraisableHookArgs, /) -> None:
+    """Python ran a callback in the moment of a signal, as it does when a module is imported, and drops what that
+    raises: it is raised again, in a moment.
+    """
+    error = what.exc_value
+    if not isinstance(error, KeyboardInterrupt) or not hasattr(signal, "setitimer"):
+        sys.__unraisablehook__(what)
+        return
+
+    def again(_number: int, _frame: object) -> None:
+        raise error
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+
+
+def _deaf() -> None:
+    """As before `hear_signals`."""
+    for number in _heard:
+        signal.signal(number, signal.SIG_DFL)
+    _heard.clear()
+    sys.unraisablehook = sys.__unraisablehook__
 
 
 def ended(command: Callable[[], Any], requests: Callable[[], list[str]] = list) -> int:
@@ -119,6 +146,7 @@ def ended(command: Callable[[], Any], requests: Callable[[], list[str]] = list) 
         return _code(command, requests)
     finally:
         _flush()
+        _deaf()
 
 
 def _code(command: Callable[[], Any], requests: Callable[[], list[str]]) -> int:
@@ -146,10 +174,11 @@ def _code(command: Callable[[], Any], requests: Callable[[], list[str]]) -> int:
     except (click.Abort, KeyboardInterrupt) as error:
         # click makes its own of a KeyboardInterrupt; the text, if there is one, names what was begun.
         text = str(error) or str(error.__cause__ or "")
+        more = [one for one in requests() if not text or one.rpartition(" ")[2].rstrip(")") not in text]
         if text:
-            told(text)
+            told(f"{text}; {'; '.join(more)}" if more else text)
         else:
-            _unprinted(requests(), "interrupted")
+            _unprinted(more, "interrupted")
         return _interrupted(error)
     except (_Unread, BrokenPipeError):
         _unprinted(requests())

@@ -286,7 +286,7 @@ def offer(
     for start in range(0, len(fresh), SETTLED_AT_ONCE):
         names = on_the_wire(fresh[start : start + SETTLED_AT_ONCE])
         settled = person.submit(
-            "receipt", {"moved": [["offered", PROOF, 0, names["ids"]]], "of": names["of"]}
+            "receipt", {"moved": [["offered", PROOF, 0, names["ids"]]], "of": names["of"]}, by_itself=True
         ).settled
         if settled is not None and settled.code >= 300:
             raise Refused(Code.CONFLICT, f"cannot be marked, so {what} was shown: {settled.text} ({hint})")
@@ -390,7 +390,7 @@ def mark(person: Person, rows: Rows, terminal: Terminal | None = None) -> None:
         return
     for start in range(0, len(shown), SETTLED_AT_ONCE):
         part = on_the_wire(shown[start : start + SETTLED_AT_ONCE])
-        outcome = person.submit("settle", {**part, "proof": PROOF})
+        outcome = person.submit("settle", {**part, "proof": PROOF}, by_itself=True)
         if outcome.settled is None:
             show.note("not marked as read yet: the broker has not answered (the next call that reaches it does so)")
         elif outcome.settled.code >= 300:

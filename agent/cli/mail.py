@@ -20,7 +20,7 @@ from agent.cli.finite import Finite
 from agent.cli.keyboard import at_keyboard
 
 if TYPE_CHECKING:
-    from agent.person import Outcome, Person
+    from agent.person import Outcome
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -111,23 +111,13 @@ def post(call: Call, made: Draft) -> tuple[Outcome, dict[str, Any]]:
 
     if made.raw:
         person = at_keyboard(call, "send secrets as they are")
-        return _went_out(person, person.submit("send", made.args, made.body, raw=True)), {}
+        return person.submit("send", made.args, made.body, raw=True), {}
     found = outgoing("send", made.args, made.body)[2]
-    outcome = _went_out(call.person, call.person.submit("send", made.args, made.body))
+    outcome = call.person.submit("send", made.args, made.body)
     if not found:
         return outcome, {}
     show.note(f"redacted before it was sent: {found} (a person may send it as it is, with --raw)")
     return outcome, {"redacted": found.kinds}
-
-
-def _went_out(person: Person, outcome: Outcome) -> Outcome:
-    """Remember what became of a message, for an error that comes when its result cannot be printed."""
-    if outcome.settled is None:
-        told = "is on this disk" if outcome.refused else "is queued on this disk"
-    else:
-        told = "was sent" if outcome.settled.code < 300 else "was refused"
-    person.requests.append(f"message {outcome.id} {told} (talkbus why {outcome.id})")
-    return outcome
 
 
 def draft(

@@ -123,4 +123,4 @@ def cli(ctx: click.Context) -> None:
     reachable, 4 timed out; 128 and the number of the signal that ended it.
     """
     if ctx.invoked_subcommand not in OWN_SIGNALS:
-        ctx.with_resource(exits.signals())
+        exits.hear_signals()

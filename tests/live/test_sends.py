@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.live.homes import ROOT, Home
@@ -201,6 +203,68 @@ def test_a_signal_after_the_commit_names_what_was_left(bus: Home, name: str) -> 
     assert state.returncode == code and "state.set" in state.stderr and ids(state.stderr), state
     ok(bus, "peers")
     assert stored(bus) == ["one", "two"]
+
+
+# A signal comes in the instant in which a request has come back from the disk and the broker.
+RETURNED = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import agent.person
+_submit = agent.person.Person.submit
+def _returned(self, *args, **more):
+    outcome = _submit(self, *args, **more)
+    {come}
+    return outcome
+agent.person.Person.submit = _returned
+"""
+PLAIN = "os.kill(os.getpid(), signal.{name})"
+# What Python drops: it comes while a callback runs, as of the lock of a module that is being imported.
+DROPPED = """class Gone: pass
+    import weakref
+    gone = Gone()
+    kept = weakref.ref(gone, lambda _: [os.kill(os.getpid(), signal.{name}), *range(1000)])
+    del gone
+    import time
+    time.sleep(30)"""
+
+
+@pytest.mark.parametrize("come", [PLAIN, DROPPED], ids=["plain", "dropped"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_before_the_result_is_told_names_what_went_out(bus: Home, name: str, come: str) -> None:
+    before = RETURNED.replace("{come}", come.format(name=name))
+    code = 128 + getattr(signal, name)
+    sent = ran(bus, "send", "api", "one", "--json", before=before)
+    assert sent.returncode == code and "was sent" in sent.stderr and not sent.stdout, sent
+    assert ok(bus, "why", ids(sent.stderr)[0], "--json")["to"][0]["status"] == "stored"
+    state = ran(bus, "state", "set", "port", "1", before=before)
+    assert state.returncode == code and "state.set" in state.stderr and "was done" in state.stderr, state
+    assert state.stderr.strip().count("\n") == 0 and "Traceback" not in state.stderr
+    quiet = ran(bus, "inbox", "--as", "api", before=before)
+    assert quiet.returncode == code and "receipt" not in quiet.stderr, "nobody has asked for that"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_nobody_reads_the_result_names_what_went_out(bus: Home, name: str) -> None:
+    """The pipe that its result goes to is full."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 65536)
+    os.set_blocking(writing, True)
+    command = [sys.executable, "-P", str(ROOT / "talkbus.py"), "send", "api", "one", "--json"]
+    sending = subprocess.Popen(command, env=bus.environ, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        until(lambda: stored(bus) == ["one"])
+        until(lambda: psutil.Process(sending.pid).status() == psutil.STATUS_SLEEPING)
+        sending.send_signal(getattr(signal, name))
+        _, err = sending.communicate(timeout=20)
+    finally:
+        sending.kill()
+        os.close(reading)
+        os.close(writing)
+    assert sending.returncode == 128 + getattr(signal, name) and ids(err), err
+    assert ok(bus, "why", ids(err)[0], "--json")["to"][0]["status"] == "stored"
 
 
 def test_a_signal_that_is_ignored_stays_so(bus: Home) -> None:
