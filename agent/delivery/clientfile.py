@@ -39,7 +39,6 @@ class Session:
     cwd: str
     status: str = ""
     status_at: int = 0
-    waiting_for: str = ""
     socket: str = ""
     entrypoint: str = ""
     kind: str = ""
@@ -97,7 +96,6 @@ def read(pid: int, config: Path) -> Session | None:
         cwd=cwd,
         status=_text(said, "status"),
         status_at=_number(said, "statusUpdatedAt"),
-        waiting_for=_text(said, "waitingFor"),
         socket=_text(said, "messagingSocketPath"),
         entrypoint=_text(said, "entrypoint"),
         kind=_text(said, "kind"),

@@ -769,15 +769,18 @@ else:
             os.close(handle)
 
     def _others_read(slave: str, client: int) -> bool:
-        """Whether a process below the client has the terminal as its input, as an editor has; Linux alone tells."""
+        """Whether a process below the client has opened the terminal to read, as an editor has; Linux alone tells.
+
+        What it writes to does not count: a tool may complain there.
+        """
         if sys.platform != "linux":
             return False
         for entry in os.listdir("/proc"):
-            if entry.isdecimal() and int(entry) != client:
+            if entry.isdecimal() and client in processes.ancestors(int(entry)):
                 with suppress(OSError):
-                    place = os.readlink(f"/proc/{entry}/fd/0")
-                    if place in (slave, "/dev/tty") and client in processes.ancestors(int(entry)):
-                        return True
+                    for handle in {*os.listdir(f"/proc/{entry}/fd")} - {"1", "2"}:
+                        if os.readlink(f"/proc/{entry}/fd/{handle}") in (slave, "/dev/tty"):
+                            return True
         return False
 
 

@@ -27,8 +27,6 @@ FEED_MAX = 200
 KNOWN_MAX = 20_000  # messages, so that none is counted twice
 TEXT_MAX = 200  # characters of a bubble or a line of the feed
 
-MOODS = ("idle", "talking", "listening", "connecting", "offline", "refused")
-
 
 @dataclass(slots=True)
 class Person:
@@ -49,7 +47,7 @@ class Person:
     facing: str = ""  # the id of whom it turned to
 
     def mood(self, now: int, connected: bool) -> str:
-        """One of MOODS."""
+        """One of idle, talking, listening, connecting, offline and refused."""
         if self.presence == "open" and not connected:
             return "connecting"
         for until, mood in (

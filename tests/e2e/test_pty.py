@@ -247,10 +247,17 @@ def test_no_draft_is_sent_along(
 
 @pytest.mark.e2e
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell who reads a terminal")
-def test_nothing_is_typed_into_an_editor_of_the_client(api: FakeApi, home: Home, bus: Bus, seats: list[Seat]) -> None:
+@pytest.mark.parametrize("reads", [":", "exec </dev/tty", "exec 3</dev/tty </dev/null"])
+def test_nothing_is_typed_into_an_editor_of_the_client(
+    api: FakeApi, home: Home, bus: Bus, seats: list[Seat], reads: str
+) -> None:
     folder = home.project("bob")
     editor = folder / "editor"
-    editor.write_text("#!/bin/sh\nprintf editing\nwhile [ ! -e go ]; do sleep 0.05; done\n")
+    # It takes pastes, as vim does, so only that it reads the terminal says what it is.
+    paste, end = r"\033[?2004hediting", r"\033[?2004l"
+    editor.write_text(
+        f"#!/bin/sh\n{reads}\nprintf '{paste}'\nwhile [ ! -e go ]; do sleep 0.05; done\nprintf '{end}'\n"
+    )
     editor.chmod(0o755)
     bob = Supervised(bus, folder, *bus.arguments, env={"EDITOR": str(editor), "VISUAL": str(editor)})
     seats.append(bob.seat)
