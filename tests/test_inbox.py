@@ -418,6 +418,26 @@ def test_what_is_in_hand_when_the_book_is_read_again() -> None:
     assert rig.book.ledger["h/0001/m1"].state == "shown" and "h/0001/m9" not in rig.book.ledger
 
 
+def test_a_message_with_host_and_id_of_one_that_was_offered_is_a_possible_repeat() -> None:
+    """A sender that lost its mailbox sends again from another; both may wait here before either is shown."""
+    rig = Rig()
+    rig.hear(msg(1, 0, "same"), replace(msg(2, 1, "same"), fid="0002"))
+    assert [x.repeat for x in rig.inbox.waiting()] == [False, False]
+    first, second = rig.inbox.waiting()
+    assert [x.repeat for x in rig.inbox.offer(1000, [first], "hook")] == [False]
+    assert [x.repeat for x in rig.inbox.offer(1000, [second], "hook")] == [True]
+
+
+def test_a_report_that_answers_no_ping_settles_and_asks_nothing() -> None:
+    """It may have crossed an ACK, which would look lost."""
+    rig = Rig()
+    rig.hear(msg(1, 0), msg(2, 1))
+    assert rig.show("m1") == [Ack([[1, 1]], "seen")]
+    assert rig.compare(pong(1, 2, 3, k=0, more=4)) == [] and rig.inbox.more == 4
+    assert not rig.book.ledger["h/0001/m1"].told and rig.waiting() == ["m2"]
+    assert rig.compare(pong(1, 2, k=1)) == [Ack([[1, 1]], "seen")]
+
+
 def test_what_a_former_life_handed_over_stays_on_its_way() -> None:
     rig = Rig()
     for name in ("m1", "m2", "m3", "m4"):
