@@ -68,6 +68,13 @@ def test_an_answer_since_then_is_the_weaker_proof(session: str) -> None:
     assert typed(flight("terminal"), Seen.ANSWERED, Fate.PRINTED, START, session) == Verdict("shown", "queue")
 
 
+def test_what_was_taken_out_of_the_conversation_comes_back() -> None:
+    for path, judge in (("native", native), ("resumed", judge_resumed)):
+        assert judge(flight(path), Seen.LEFT, START, "session-1") == Verdict("back")
+    assert typed(flight("terminal"), Seen.LEFT, Fate.PRINTED, START, "session-1") == Verdict("back")
+    assert judge_result(flight("tool-result"), Seen.LEFT, True, START, "session-1", "over", True) == Verdict("back")
+
+
 def test_what_a_former_agent_handed_over_waits_for_the_client() -> None:
     one = Flight([], "resumed", "cafe00", START, "session-1", resumed=["h/f/m"])
     assert one.keys == ["h/f/m"] and one.until == 0

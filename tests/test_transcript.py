@@ -143,6 +143,37 @@ def test_what_a_tool_quotes_was_not_taken_for_a_turn() -> None:
     assert after(queue("enqueue", BODY), quoted, spoke("a")) is Seen.ENQUEUED
 
 
+def linked(record: dict[str, Any], ident: str, before: str | None, **more: Any) -> dict[str, Any]:
+    return {**record, "uuid": ident, "parentUuid": before, **more}
+
+
+def test_what_the_person_has_taken_out_of_the_conversation_is_left_behind() -> None:
+    """As Esc does, which puts the prompt back into the line."""
+    taken = [linked(user(BODY), "b", "a"), linked({"type": "attachment"}, "c", "b")]
+    assert after(*taken, linked(user("[interrupted]"), "d", "c"), linked(user("on"), "e", "d")) is Seen.TAKEN
+    assert after(*taken, linked(user("something else"), "d", "a")) is Seen.LEFT
+    assert after(*taken, linked(user("something else"), "d", None)) is Seen.LEFT
+    assert after(*taken, linked(user("of a helper"), "d", None, isSidechain=True)) is Seen.TAKEN
+    again = linked(user(BODY), "d", "a")  # the person has sent it after all
+    assert after(*taken, again, linked(user("on"), "e", "d")) is Seen.TAKEN
+    boundary = linked({"type": "system"}, "d", None, logicalParentUuid="c")
+    assert after(*taken, boundary, linked(user("a summary"), "e", "d")) is Seen.TAKEN
+    message = user(BODY)["message"]
+    answered = [request("r", message), answer("r")]
+    assert after(*taken, *answered, linked(user("something else"), "d", "a")) is Seen.INJECTED
+
+
+def test_a_result_is_left_behind_with_its_call_only() -> None:
+    def result(text: str) -> dict[str, Any]:
+        block = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": text}]}
+        return {"type": "user", "message": {"role": "user", "content": [block]}}
+
+    calls = [linked(result(BODY), "c", "b"), linked(result("of a call beside it"), "d", "b")]
+    on = linked(user("on"), "f", "e")
+    assert after(*calls, linked(user("[interrupted]"), "e", "d"), on, native=False) is Seen.NOTHING
+    assert after(*calls, linked(user("something else"), "e", "a"), native=False) is Seen.LEFT
+
+
 def test_a_watch_goes_on_in_another_parser() -> None:
     message = user(BODY)["message"]
     former = parser()

@@ -68,6 +68,8 @@ def judge_native(flight: Flight, seen: Seen, now: int, session: str) -> Verdict:
         return proven(seen)
     if seen == Seen.DROPPED:
         return Verdict("back", certain=True, blame=True)
+    if seen == Seen.LEFT:
+        return Verdict("back")
     if seen != Seen.NOTHING:
         return _while_it_lives(flight, now, session)
     return Verdict("back", blame=True) if now - flight.since >= TRACE_MS else WAIT
@@ -75,7 +77,9 @@ def judge_native(flight: Flight, seen: Seen, now: int, session: str) -> Verdict:
 
 def judge_resumed(flight: Flight, seen: Seen, now: int, session: str) -> Verdict:
     """What a former agent of this client had handed over, and the client's transcript says that it still has."""
-    return proven(seen) if seen >= Seen.ANSWERED else _while_it_lives(flight, now, session)
+    if seen >= Seen.ANSWERED:
+        return proven(seen)
+    return Verdict("back") if seen == Seen.LEFT else _while_it_lives(flight, now, session)
 
 
 def proven(seen: Seen) -> Verdict:
@@ -84,7 +88,7 @@ def proven(seen: Seen) -> Verdict:
 
 
 def _while_it_lives(flight: Flight, now: int, session: str) -> Verdict:
-    """The client has the text, to be shown at a turn of this session, however long that takes; then never again."""
+    """The client has the text, and shows it at a turn of this session, however long that takes."""
     if session == flight.session:
         flight.left_at = 0
         return WAIT
@@ -104,6 +108,8 @@ def judge_typed(
     """
     if seen >= Seen.ANSWERED:
         return proven(seen)
+    if seen == Seen.LEFT:
+        return Verdict("back")
     if fate in (Fate.WAITING, Fate.CLAIMED):
         return WAIT
     if fate is not Fate.PRINTED:
@@ -155,6 +161,8 @@ def judge_result(
     """
     if seen == Seen.INJECTED:
         return Verdict("shown", "transcript")
+    if seen == Seen.LEFT:
+        return Verdict("back")
     if not flight.written:
         return WAIT
     if not transcript and not flight.session:

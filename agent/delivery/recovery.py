@@ -41,7 +41,8 @@ def look_back(current: Path | None, former: str, keys: Mapping[str, str], lives:
     shown = {key: proof for key, nonce in keys.items() if (proof := _proof(now, nonce))}
     held: dict[str, list[str]] = {}
     for key, nonce in keys.items():
-        if lives and key not in shown and (now.seen(nonce) >= Seen.ENQUEUED or now.recorded(nonce)):
+        seen = now.seen(nonce)
+        if lives and key not in shown and seen != Seen.LEFT and (seen >= Seen.ENQUEUED or now.recorded(nonce)):
             held.setdefault(nonce, []).append(key)
     left = {key: nonce for key, nonce in keys.items() if key not in shown and nonce not in held}
     if current is not None and left and _SESSION.fullmatch(former) and current.stem != former:

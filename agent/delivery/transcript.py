@@ -6,7 +6,8 @@ record that answers this request. The content is in an `api-request-blob`, or, w
 turn, in its `user` record; the records come in any order. The results of calls side by side have a `user` record each
 and are one message of the request. A client that keeps no such records of its requests proves less: that the model
 has answered since the text was taken for a turn. That an entry left the client's queue proves nothing, since that
-record does not say which one.
+record does not say which one. The records of a conversation name the one before them; a prompt that does not follow
+ours begins another branch, from which the person has taken our text out.
 
 `Parser` is fed with lines and touches nothing; `Follower` reads a growing file for it. Must not know messages, the
 ledger, nor how a text got there. The records are the client's own, and not documented as stable.
@@ -32,6 +33,7 @@ KEPT = 512  # requests and answers remembered; a proof needs those around its co
 LINE_MAX = 64 * 1024 * 1024  # octets; a longer line is passed over
 CHUNK = 1024 * 1024
 TURN_MAX = 8 * CHUNK  # read at one poll, so that a loop is not held up
+BRANCH_MAX = 20_000  # records that follow a text and are remembered for it
 GROUP_MAX = 64  # results of calls that one request may have in one message
 GROUP_OCTETS = 16 * CHUNK
 GRACE_MS = 60_000  # for how long a left file is looked at again: its last turn may still be running
@@ -45,8 +47,9 @@ class Seen(IntEnum):
     HELD = 2  # the client waits for its user; it may still be let in
     ENQUEUED = 3  # it stands in the client's queue, and cannot be taken back while the session lives
     TAKEN = 4  # it was taken for a turn; the model may not have been asked yet
-    ANSWERED = 5  # and the model has answered since, as far as a transcript without requests can say; weak proof
-    INJECTED = 6  # it was in a request that was answered; strong proof
+    LEFT = 5  # the conversation went on from before it, so no later request holds it
+    ANSWERED = 6  # the model has answered since, as far as a transcript without requests can say; weak proof
+    INJECTED = 7  # it was in a request that was answered; strong proof
 
 
 @dataclass(slots=True)
@@ -63,6 +66,7 @@ class Watch:
     typed: bool = False
     seen: Seen = Seen.NOTHING
     hashes: set[str] = field(default_factory=set)
+    branch: set[str] = field(default_factory=set)  # ids of the record that holds it and of those that follow it
 
     @property
     def raw(self) -> bytes:
@@ -151,6 +155,8 @@ class Parser:
         # A session writes many megabytes that are not parsed for this; the order of keys is not relied upon.
         if b'"assistant"' in line and b'"requestRef"' not in line:
             return True  # which answer was the last one before ours was taken
+        if b'"parentUuid"' in line and any(watch.branch for watch in self._watches.values()):
+            return True
         return bool(self._watches) and (
             b'"api-request"' in line
             or b'"requestRef"' in line
@@ -162,6 +168,7 @@ class Parser:
 
     def _read(self, record: Record, line: bytes) -> None:
         kind = record.get("type")
+        self._grow(record, line)
         if kind == "api-request-blob" and isinstance(record.get("hash"), str):
             self._content(record.get("message"), record["hash"])
         elif kind == "user":
@@ -183,6 +190,27 @@ class Parser:
         elif kind == "system" and record.get("subtype") == "informational":
             self._told(str(record.get("content", "")))
 
+    def _grow(self, record: Record, line: bytes) -> None:
+        """Follow the conversation from the record that holds a text. Results of calls side by side follow a record
+        each, and the next answer only one of them: what follows their call counts as following them.
+        """
+        ident = record.get("uuid")
+        if not isinstance(ident, str) or record.get("isSidechain"):
+            return
+        said = record.get("type") == "assistant"  # by the model, which may quote it
+        holding = [] if said else [watch for watch in self._watches.values() if watch.raw in line]
+        before = {record.get("parentUuid"), record.get("logicalParentUuid")}
+        result = _is_result(record.get("message"))
+        for watch in holding:
+            watch.branch = {ident, *(one for one in before if result and isinstance(one, str))}
+        for watch in [w for w in self._watches.values() if w.branch and w not in holding]:
+            if watch.branch & before:
+                watch.branch.add(ident)
+                if len(watch.branch) > BRANCH_MAX:
+                    watch.branch.clear()  # so long a turn is not followed any more
+            elif record.get("type") == "user" and not result:
+                self._raise([watch.key], Seen.LEFT)
+
     def _content(self, message: object, name: str) -> None:
         """A message that may be listed by a request. What the model itself said is no proof of what it was told."""
         if not isinstance(message, dict) or message.get("role") == "assistant":
@@ -198,10 +226,7 @@ class Parser:
     def _prompted(self, record: Record) -> None:
         """A turn begins with this text. What the result of a tool quotes is no prompt."""
         message = record.get("message")
-        content = message.get("content") if isinstance(message, dict) else None
-        blocks = content if isinstance(content, list) else [content]
-        results = any(isinstance(b, dict) and b.get("type") == "tool_result" for b in blocks)
-        texts = [] if results else list(_texts(content))
+        texts = list(_texts(message.get("content"))) if isinstance(message, dict) and not _is_result(message) else []
         typed = record.get("promptSource") == "typed"
         found = [w.key for w in self._watches.values() if (w.native or (w.typed and typed)) and _holds(texts, w)]
         self._raise(found, Seen.TAKEN)
@@ -379,6 +404,13 @@ def digest(message: Record) -> str:
         blocks = [{k: v for k, v in b.items() if k != "cache_control"} if isinstance(b, dict) else b for b in blocks]
     plain = json.dumps({**message, "content": blocks}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(plain.encode("utf-8", "replace")).hexdigest()
+
+
+def _is_result(message: object) -> bool:
+    """Whether a message holds the result of a tool."""
+    content = message.get("content") if isinstance(message, dict) else None
+    blocks = content if isinstance(content, list) else []
+    return any(isinstance(block, dict) and block.get("type") == "tool_result" for block in blocks)
 
 
 def _record(line: bytes) -> Record | None:

@@ -318,6 +318,31 @@ def test_an_agent_that_comes_late_or_dies_loses_and_repeats_nothing(
 
 
 @pytest.mark.e2e
+def test_what_the_person_takes_out_again_comes_back_as_a_possible_repeat(
+    api: FakeApi, home: Home, bus: Bus, seats: list[Seat]
+) -> None:
+    """Esc in the turn that a message began puts its text into the line, and the next prompt goes without it."""
+    bob = Supervised(bus, home.project("bob"), *bus.arguments)
+    seats.append(bob.seat)
+    bob.reachable()
+    turn = api.on('<peer-message id="', "done", hold=True)
+    ident = bus.send("bob", "look at the tests")
+    api.wait(f'<peer-message id="{ident}"')
+    until(lambda: bob.status() == "busy", "the turn")
+    bob.terminal.write("\x1b")
+    bob.terminal.wait_screen("❯ [Pasted text #2")
+    turn.release()
+    bob.wait_idle()
+    bob.terminal.write("\x15")
+    bob.terminal.wait_screen(lambda screen: "Pasted text" not in screen)
+    bob.terminal.write("hello there\r")
+    assert ident not in api.wait("hello there").text
+    request = until(lambda: next((r for r in bus.showings(ident)[1:]), None), "the message", LIMIT)
+    assert "possible repeat" in request.new
+    bus.wait_why(ident, "bob", "injected", "transcript")
+
+
+@pytest.mark.e2e
 def test_a_turn_that_runs_while_another_agent_takes_over_shows_its_text_once(
     api: FakeApi, home: Home, bus: Bus, seats: list[Seat]
 ) -> None:
