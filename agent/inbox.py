@@ -388,6 +388,8 @@ class Inbox:
         know. What was shown, is expired here or in a path's hands is left out.
         """
         path, lent = path[:PROOF_MAX], dict[str, bool | None]()
+        if self._left_after >= 0:
+            return lent
         for key in keys:
             if key in self._waiting:
                 lent |= {letter.key: letter.repeat for letter in self.offer(now, [self._waiting[key]], path)}

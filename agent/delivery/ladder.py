@@ -45,6 +45,7 @@ RECENT_MS = 60_000  # how long a tool result without a proof is looked for that 
 LAST_LOOK_S = 0.2  # for the proof of a tool result, when the client has ended
 NATIVE_BUDGET, HOOK_BUDGET = 9000, 8600
 GATHER_MS = 400  # for each line but one of the last seconds, the next one gathers messages for so long
+TYPED_KEPT = 4096
 REST_MS = 60_000  # a path that failed is left alone for this long
 PEERS_MS = 10_000  # how old the number of peers in the status line may get
 
@@ -72,7 +73,8 @@ class Ladder:
         self._session, self._reserved, self._channel = session, reserved, channel
         self._terminal, self._hosted = terminal, hosted
         self._box = terminal.box(os.getpid()).make() if terminal is not None else None
-        self._typed: set[str] = set()  # not to be typed again in this life: without a trace, or a notice was typed
+        # Not to be typed again in this life: it left no trace, or a notice of it was typed. The newest of them.
+        self._typed: dict[str, None] = {}
         self._notice: tuple[str, set[str]] | None = None  # its name in the box, and whom it is about
         self._typing_rests_until = 0
         self._records = False  # the client has a session file, so its transcript can prove something
@@ -462,7 +464,7 @@ class Ladder:
         """Have the supervisor say that something waits, once for each task. Nothing is offered by that: it shows
         nothing of a message, and whatever does may do so meanwhile.
         """
-        fresh = {letter.key for letter in waiting if letter.wakes} - self._typed
+        fresh = {letter.key for letter in waiting if letter.wakes} - self._typed.keys()
         if fresh and not self._notice and self._box is not None:
             name = self._box.put(WAITS, "task", time.time_ns() // 1_000_000)
             self._notice = (name, fresh)
@@ -480,7 +482,7 @@ class Ladder:
             if (keys & wait and self.path() == NOTICE) or not self._box.withdraw(name):
                 return
         elif fate is not Fate.GONE:
-            self._typed |= keys
+            self._not_again(keys)
         self._box.forget(name)
         self._notice = None
 
@@ -555,7 +557,7 @@ class Ladder:
             elif verdict.end == "shown":
                 self._channel.worked()
         if flight.path == TERMINAL and verdict.blame:
-            self._typed.update(flight.keys)
+            self._not_again(flight.keys)
             if not verdict.certain:  # a notice worked as it should
                 self._typing_rests_until = now + REST_MS
         if flight.name:
@@ -563,6 +565,11 @@ class Ladder:
         self._parser.unwatch(flight.nonce)
         if flight in self._flights:
             self._flights.remove(flight)
+
+    def _not_again(self, keys: Iterable[str]) -> None:
+        self._typed.update(dict.fromkeys(keys))
+        while len(self._typed) > TYPED_KEPT:
+            del self._typed[next(iter(self._typed))]
 
     def _box_of(self, flight: Flight) -> Box:
         return self._box if flight.path == TERMINAL and self._box is not None else self._maildir.box
