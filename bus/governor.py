@@ -23,6 +23,7 @@ DEFAULTS = {name: value for name, value in list(globals().items()) if name.isupp
 
 KNOWN_MAX = 20_000  # messages and pairs remembered
 BUCKETS_MAX = 4_096
+BREAKERS_MAX = 4_096
 HOUR_MS = 3_600_000
 WAKE_TOGETHER_MS = 10_000  # tasks so soon after one that was counted ride along: a burst is one wake
 THANKS_MS = 600_000  # an exchange of thanks that pauses longer is over
@@ -66,7 +67,7 @@ class Governor:
         self._hops: OrderedDict[tuple[str, str, str], int] = OrderedDict()
         self._thanks: OrderedDict[tuple[str, str, str], None] = OrderedDict()
         self._talks: OrderedDict[tuple[str, str], tuple[str, int, int]] = OrderedDict()
-        self._wakes: dict[str, deque[int]] = {}
+        self._wakes: OrderedDict[str, deque[int]] = OrderedDict()  # the one that was asked for last is last
         self._breakers: dict[tuple[str, str], Breaker] = {}
 
     # -- rate ------------------------------------------------------------------------------------------------------
@@ -141,6 +142,9 @@ class Governor:
     def wake(self, now: int, mailbox: str, limit: int) -> bool:
         """Whether a task may wake this session. Those that come together count once."""
         times = self._wakes.setdefault(mailbox, deque())
+        self._wakes.move_to_end(mailbox)
+        if len(self._wakes) > KNOWN_MAX:
+            self._wakes.popitem(last=False)
         while times and now - times[0] >= HOUR_MS:
             times.popleft()
         if times and now - times[-1] < WAKE_TOGETHER_MS:
@@ -163,6 +167,8 @@ class Governor:
         fresh = known is None or known.until <= now
         if known is None or fresh:
             known = self._breakers[what, mailbox] = Breaker(what, mailbox, until)
+            if len(self._breakers) > BREAKERS_MAX:
+                self._forget_breakers(now)
         known.until = max(known.until, until)
         known.count += 1
         return fresh
@@ -172,6 +178,11 @@ class Governor:
         for key in [key for key, known in self._breakers.items() if known.until <= now]:
             del self._breakers[key]
         return sorted(self._breakers.values(), key=lambda known: -known.until)
+
+    def _forget_breakers(self, now: int) -> None:
+        """Those that are closed, then those that close first; half of them stay."""
+        for known in self.breakers(now)[BREAKERS_MAX // 2 :]:
+            del self._breakers[known.what, known.mailbox]
 
 
 def is_thanks(body: bytes) -> bool:

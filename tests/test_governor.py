@@ -312,7 +312,18 @@ def test_what_is_remembered_is_bounded() -> None:
     for i in range(governor.KNOWN_MAX + 5):
         keeper.delivered("s", "m", str(i), 1, True)
         keeper.thanks(0, "a", str(i), True, "")
+        keeper.wake(i, str(i), 3)
     assert len(keeper._hops) == len(keeper._thanks) == len(keeper._talks) == governor.KNOWN_MAX
+    assert len(keeper._wakes) == governor.KNOWN_MAX and keeper.next_wake(i, str(i)) > i
+
+
+def test_breakers_that_are_closed_are_forgotten_first_then_those_that_close_first() -> None:
+    keeper = Governor()
+    for i in range(governor.BREAKERS_MAX):
+        keeper.trip(0, "rate", str(i), 10 + i)
+    keeper.trip(0, "rate", "one more", 5)
+    assert len(keeper._breakers) == governor.BREAKERS_MAX // 2
+    assert next(known.mailbox for known in keeper.breakers(0)) == str(governor.BREAKERS_MAX - 1)
 
 
 def test_an_id_that_is_used_again_counts_for_its_own_sender() -> None:
