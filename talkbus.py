@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import Any
 
@@ -24,20 +26,42 @@ __version__ = "0.1.0"
 def main() -> None:
     """The command `talkbus`; ends the process with its exit code."""
     _ours_first()
-    from agent.cli.call import Call
-    from agent.cli.main import cli
+    with _imports():
+        from agent.cli.call import Call
+        from agent.cli.main import cli
 
     own = Call(version=__version__, serve=_serve, unread=_unread, moved=_moved, look=_look, audit=_audit)
-    cli.main(prog_name="talkbus", obj=own)
+    with _end():
+        cli.main(prog_name="talkbus", obj=own)
 
 
 def tap() -> None:
     """The command `zmq-tap`; ends the process with its exit code."""
     _ours_first()
-    from agent.cli.call import Call
-    from agent.cli.tap import tap as command
+    with _imports():
+        from agent.cli.call import Call
+        from agent.cli.tap import tap as command
 
-    command.main(prog_name="zmq-tap", obj=Call(version=__version__, serve=_serve))
+    with _end():
+        command.main(prog_name="zmq-tap", obj=Call(version=__version__, serve=_serve))
+
+
+@contextlib.contextmanager
+def _imports() -> Iterator[None]:
+    """End without a word at Ctrl-C while there is nothing that could tell it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def _end() -> Iterator[None]:
+    """Once a command has told how it ended, Ctrl-C ends the process without a traceback."""
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _serve(home: Home, config: Config) -> int:

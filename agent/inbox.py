@@ -395,7 +395,8 @@ class Inbox:
                 lent |= {letter.key: letter.repeat for letter in self.offer(now, [self._waiting[key]], path)}
                 continue
             line = self._book.ledger.get(key)
-            if key in self._offering or key in self._lapsed or (line is not None and line.state == "shown"):
+            elsewhere = key in self._offering or key in self._resumed
+            if elsewhere or key in self._lapsed or (line is not None and line.state == "shown"):
                 continue
             lent[key] = True if line is not None else None
             if line is None:

@@ -76,6 +76,19 @@ def unsettled(seat: Seat) -> int:
         outbox.close()
 
 
+def waiting(home: Home) -> int:
+    """How many rows wait for a reply in the marked seats; one in use is passed over."""
+    count = 0
+    for folder, _ in marked(home):
+        seat = seat_in(folder)
+        if seat is not None and seat.lock.acquire():
+            try:
+                count += unsettled(seat)
+            finally:
+                seat.lock.release()
+    return count
+
+
 def finish(seat: Seat) -> None:
     """The run that sits here has ended: what it leaves is for somebody else."""
     with suppress(BusError):

@@ -155,9 +155,9 @@ class Person:
         self._login = self.name
 
     @property
-    def requests(self) -> list[str]:
-        """What went out in this call, each in words and with its id."""
-        return [text for pending in self._begun if (text := pending.told())]
+    def requests(self) -> list[tuple[str, str]]:
+        """The requests of this call that may be on the disk: the id of each, and what is known of it, in words."""
+        return [(pending.id, text) for pending in self._begun if (text := pending.told())]
 
     # -- what changes something -----------------------------------------------------------------------------------
 
@@ -355,13 +355,13 @@ class Person:
 
     def unsent(self, mailbox: str, name: str) -> list[StoredRow]:
         """The requests that the broker has not done yet, in order, of this seat and of those others that act for the
-        mailbox with this id and name.
+        mailbox with this id and name. Refused (503) when a seat that may do so is in use for long.
         """
         rows = self._unsent()
         for _, who in left.marked(self.home):
             if who.kind == left.RUN or (other := self._other(who)).seated == self.seated:
                 continue
-            with suppress(BusError):
+            if who.mailbox == mailbox or (not who.mailbox and (who.kind == "human" or who.name == name)):
                 found = other._unsent()  # it knows by then which mailbox it is
                 if other.mailbox == mailbox or (not other.mailbox and other.name == name):
                     rows += found

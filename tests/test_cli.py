@@ -207,7 +207,7 @@ def test_inbox_json_is_the_contract_and_marks(script: Script) -> None:
         ("receipt", {"moved": [["offered", "printed", 0, exact["ids"]]], "of": exact["of"]}, b""),
         ("settle", {**exact, "proof": "printed"}, b""),
     ]
-    assert script.asked[-1] == ("inbox", {"unread": True, "tag": "t", "from": "api", "limit": 3})
+    assert ("inbox", {"unread": True, "tag": "t", "from": "api", "limit": 3}) in script.asked
 
 
 def test_inbox_peek_marks_nothing(script: Script) -> None:

@@ -446,11 +446,30 @@ def test_what_a_former_life_handed_over_stays_on_its_way() -> None:
     rig.inbox.resume([f"h/0001/{name}" for name in ("m1", "m2", "m3", "m9")])
     rig.hear(msg(2, 1))
     assert rig.inbox.waiting() == [] and rig.offer("m1", "m2") == []
+    assert rig.inbox.lend(1000, ["h/0001/m1", "h/0001/m3"], "printed") == {}, "the client has them"
     rig.inbox.shown(2000, ["h/0001/m2", "h/0001/m3"], "transcript")  # m3 has not come in yet
     assert rig.book.ledger["h/0001/m3"].state == "shown" and rig.inbox.moves[-1][3] == "h/0001/m3"
     rig.inbox.unshown(["h/0001/m1"], certain=False)
     rig.hear(msg(3, 2), msg(4, 3))
     assert [(x.msg.id, x.repeat) for x in rig.inbox.waiting()] == [("m1", True), ("m4", True)]
+
+
+def test_what_is_lent_is_on_the_disk_before_it_is_printed() -> None:
+    rig = Rig()
+    rig.book.ledger["h/0001/seen"] = Shown("shown", "hook")
+    rig.book.ledger["h/0001/begun"] = Shown("offering", "hook")
+    rig.hear(msg(1, 0))
+    keys = [f"h/0001/{name}" for name in ("m1", "beyond", "seen", "begun")]
+    lent = rig.inbox.lend(2000, keys, "printed")
+    assert lent == {"h/0001/m1": False, "h/0001/beyond": None, "h/0001/begun": True}
+    assert [w.ident for w in rig.take().writes if isinstance(w, PutShown)] == ["h/0001/m1", "h/0001/beyond"]
+    assert rig.inbox.lend(2000, keys, "printed") == {}, "they are in hand"
+    twin = replace(msg(2, 1, "beyond"), fid="0002")
+    rig.hear(twin)
+    assert rig.inbox.waiting()[0].repeat, "it may be the same message, sent again"
+    rig.inbox.shown(3000, ["h/0001/m1", "h/0001/beyond"], "printed")
+    rig.hear(msg(3, 2, "beyond"))
+    assert [x.msg.fid for x in rig.inbox.waiting()] == ["0002"]
 
 
 def test_the_ledger_in_memory_has_an_end() -> None:

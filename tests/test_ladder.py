@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent.book import Book
+from agent.book import Book, Shown
 from agent.delivery import ladder as module
 from agent.delivery import readers
 from agent.delivery.ladder import Ladder
@@ -26,6 +26,7 @@ from bus import processes
 from bus.config import Home, load
 from bus.wire import Msg
 from tests.e2e.wait import until
+from tests.test_transcript import answer, line, request, user
 
 OWN = os.getpid()
 
@@ -101,6 +102,11 @@ class Bed:
             until(lambda: self.terminal.requests() or lent.done(), "the request")
             self.turn()
             return lent.result()
+
+    def asks(self, what: str, *keys: str, start: str = "") -> None:
+        """A request of a command that is not waited for here."""
+        said = {"ask": what, "keys": keys, "pid": OWN, "start": start or processes.start_time(OWN)}
+        (self.terminal.path / "reads" / what).write_text(json.dumps(said))
 
     def text(self) -> str:
         (name,) = self.box.waiting()
@@ -301,9 +307,90 @@ def test_a_reader_that_ends_without_a_word_leaves_possible_repeats(
     monkeypatch.setattr(readers, "alive", lambda *_: False)
     bed.turn()
     assert [(letter.key, letter.repeat) for letter in bed.loop.inbox.waiting()] == [(key, True), (beyond, True)]
-    bed.terminal.lend([key], timeout=0)
+    bed.asks("lend", key)
     bed.turn()
-    assert bed.loop.inbox.waiting(), "nobody waits for what a dead command asked"
+    assert bed.loop.inbox.waiting() and not list((bed.terminal.path / "reads").iterdir()), "nobody waits for it"
+
+
+def test_the_next_reader_gets_what_a_killed_one_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bed = Bed(tmp_path, hosted=True)
+    bed.says("busy")
+    key, beyond = bed.loop.comes("a" * 16), "vm/f1/" + "b" * 16
+    bed.asks("lend", key, beyond, start="first")
+    monkeypatch.setattr(readers, "alive", lambda _pid, start: True)
+    bed.turn()
+    monkeypatch.setattr(readers, "alive", lambda _pid, start: start != "first")
+    assert bed.lend(key, beyond) == {key: True, beyond: True}
+    bed.loop.comes("b" * 16)
+    bed.turn()
+    assert bed.loop.inbox.waiting() == [], "both are in the hands of the second"
+
+
+def test_what_was_printed_stays_shown_when_its_reader_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bed = Bed(tmp_path, hosted=True)
+    bed.says("busy")
+    printed, other = bed.loop.comes("a" * 16), bed.loop.comes("b" * 16)
+    assert bed.lend(printed, other) == {printed: False, other: False}
+    bed.asks("printed", printed)
+    monkeypatch.setattr(readers, "alive", lambda *_: False)
+    bed.turn()
+    assert bed.loop.book.ledger[printed].state == "shown"
+    assert [(letter.key, letter.repeat) for letter in bed.loop.inbox.waiting()] == [(other, True)]
+
+
+def test_what_a_former_agent_had_lent_is_marked_all_the_same(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, hosted=True)
+    bed.says("busy")
+    key = bed.loop.comes("a" * 16)
+    assert bed.lend(key) == {key: False}
+    bed.ladder = bed.another()
+    bed.loop.inbox.unshown([key], certain=False)  # as after a restart: it waits, and was offered
+    bed.asks("printed", key)
+    bed.turn()
+    assert bed.loop.book.ledger[key].state == "shown"
+
+
+def test_a_reader_that_does_not_wait_any_more_is_lent_nothing(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, hosted=True)
+    bed.says("busy")
+    key = bed.loop.comes("a" * 16)
+    bed.asks("lend", key)
+    (request,) = bed.terminal.requests()
+    request.path.unlink()
+    bed.terminal.requests = lambda: [request]  # type: ignore[method-assign]
+    bed.turn()
+    assert [(letter.key, letter.repeat) for letter in bed.loop.inbox.waiting()] == [(key, False)]
+    assert not list((bed.terminal.path / "reads").iterdir())
+
+
+# -- a former agent of this client -------------------------------------------------------------------------------------
+
+
+def test_what_a_former_agent_handed_over_stays_on_its_way_until_its_turn_is_answered(bed: Bed) -> None:
+    bed.says("busy")
+    place = bed.config / "projects" / "-x" / "s1.jsonl"
+    place.parent.mkdir(parents=True)
+    taken = user("a text (talkbus delivery cafe00cafe00)")
+    place.write_bytes(line(taken) + b"\n" + line(request("r", taken["message"])) + b"\n")
+    key = "vm/f1/" + "a" * 16
+    bed.loop.book.ledger[key] = Shown("offering", "native cafe00cafe00")
+    bed.ladder = bed.another()
+    asyncio.run(bed.ladder.recover())
+    bed.loop.comes("a" * 16)
+    bed.turn()
+    assert bed.loop.inbox.waiting() == [] and bed.loop.book.ledger[key].state == "offering"
+    bed.loop.inbox = Inbox(bed.loop.book, lambda: bed.loop.batch)
+    assert bed.loop.on_rebuilt is not None
+    bed.loop.on_rebuilt(bed.loop)  # the book was read from the disk again
+    bed.loop._n = 0
+    bed.loop.comes("a" * 16)
+    bed.turn()
+    assert bed.loop.inbox.waiting() == []
+    with open(place, "ab") as file:
+        file.write(line(answer("r")) + b"\n")
+    bed.turn()
+    told = bed.loop.book.ledger[key]
+    assert (told.state, told.proof) == ("shown", "transcript")
 
 
 def test_a_hook_of_a_running_turn_goes_before_typing(bed: Bed) -> None:

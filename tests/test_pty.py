@@ -258,6 +258,18 @@ def test_a_turn_of_a_slow_client_takes_our_text_after_the_second_enter_too() -> 
     typist.says("busy", 2)
     typist.says("idle", 3)
     assert typist.may(LATE)
+    typist.typed(LATE)
+    assert typist.stuck(2 * LATE), "each text has a second Enter"
+
+
+def test_a_status_that_cannot_be_read_ends_no_draft() -> None:
+    typist = Typist(reads_status=True)
+    typist.says("busy", 1)
+    typist.keys(0, b"half")
+    typist.says("")
+    typist.keys(0, b"\x03")  # breaks the turn off, and leaves the line
+    typist.says("idle", 2)
+    assert typist.draft and not typist.may(LATE)
 
 
 def test_a_turn_shows_although_the_status_was_being_written_at_one_look() -> None:

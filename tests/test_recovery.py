@@ -8,7 +8,7 @@ from agent.delivery.native import marked
 from agent.delivery.recovery import look_back
 from agent.delivery.transcript import Seen
 from agent.render import Letter, render
-from tests.test_transcript import answer, line, request, user
+from tests.test_transcript import answer, line, linked, request, user
 
 KEY, NONCE = "hub/0001/" + "m" * 16, "0123456789ab"
 
@@ -57,3 +57,18 @@ def test_what_a_living_client_has_taken_in_is_neither_shown_nor_offered_again(tm
         past = look_back(current, "", {KEY: NONCE, "hub/0001/other": "ffffffffffff"}, lives)
         assert past.shown == {} and past.held == ({NONCE: [KEY]} if lives else {})
     assert past.parser.feed([line(answer("r"))]) == {NONCE: Seen.INJECTED}
+
+
+def test_a_result_that_is_recorded_waits_for_the_next_request(tmp_path: Path) -> None:
+    current = tmp_path / "new.jsonl"
+    block = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": rendered(NONCE)}]}
+    current.write_bytes(line({"type": "user", "message": {"role": "user", "content": [block]}}) + b"\n")
+    assert look_back(current, "", {KEY: NONCE}, lives=True).held == {NONCE: [KEY]}
+
+
+def test_what_was_taken_out_of_the_conversation_is_not_held(tmp_path: Path) -> None:
+    current = tmp_path / "new.jsonl"
+    records = [linked(user(rendered(NONCE)), "b", "a"), linked(user("something else"), "c", "a")]
+    current.write_bytes(b"".join(line(record) + b"\n" for record in records))
+    past = look_back(current, "", {KEY: NONCE}, lives=True)
+    assert past.shown == {} and past.held == {}

@@ -156,11 +156,24 @@ def test_what_the_person_has_taken_out_of_the_conversation_is_left_behind() -> N
     assert after(*taken, linked(user("of a helper"), "d", None, isSidechain=True)) is Seen.TAKEN
     again = linked(user(BODY), "d", "a")  # the person has sent it after all
     assert after(*taken, again, linked(user("on"), "e", "d")) is Seen.TAKEN
-    boundary = linked({"type": "system"}, "d", None, logicalParentUuid="c")
-    assert after(*taken, boundary, linked(user("a summary"), "e", "d")) is Seen.TAKEN
+    boundary = linked({"type": "system"}, "d", None, logicalParentUuid="c")  # compacted: the summary is what is left
+    assert after(*taken, boundary, linked(user("a summary"), "e", "d")) is Seen.LEFT
     message = user(BODY)["message"]
     answered = [request("r", message), answer("r")]
     assert after(*taken, *answered, linked(user("something else"), "d", "a")) is Seen.INJECTED
+
+
+def test_what_the_person_takes_out_of_the_queue_is_what_the_next_prompt_says_it_is() -> None:
+    def typed(*records: dict[str, Any]) -> Seen:
+        made = Parser()
+        made.watch("k", WORDS, typed=True)
+        made.feed(map(line, records))
+        return made.seen("k")
+
+    popped = [queue("enqueue", BODY), queue("popAll", BODY)]
+    assert typed(*popped) is Seen.ENQUEUED
+    assert typed(*popped, linked(user("something else"), "b", "a", promptSource="typed")) is Seen.LEFT
+    assert typed(*popped, linked(user(BODY), "b", "a", promptSource="typed")) is Seen.TAKEN
 
 
 def test_a_result_is_left_behind_with_its_call_only() -> None:
@@ -183,6 +196,22 @@ def test_a_watch_goes_on_in_another_parser() -> None:
     made.resume(former, "unknown")
     assert made.seen("k") is Seen.TAKEN
     assert made.feed([line(answer("r"))]) == {"k": Seen.INJECTED}
+
+
+def test_results_of_calls_side_by_side_may_come_partly_to_the_former_parser() -> None:
+    def result(text: str) -> dict[str, Any]:
+        return {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": text}]}
+
+    def record(*blocks: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "user", "message": {"role": "user", "content": list(blocks)}}
+
+    both = record(result(BODY), result("of the other"))["message"]
+    former = parser(native=False)
+    former.feed([line(record(result(BODY)))])
+    made = Parser()
+    made.resume(former, "k")
+    made.feed(map(line, [record(result("of the other")), request("r", both), answer("r")]))
+    assert made.seen("k") is Seen.INJECTED
 
 
 def test_dropped_and_held() -> None:
@@ -324,9 +353,15 @@ def test_scan_looks_back(tmp_path: Path) -> None:
     path = tmp_path / "a"
     message = user(BODY)["message"]
     path.write_bytes(b"".join(line(r) + b"\n" for r in (user(BODY), request("r", message), answer("r"))))
-    found = scan(path, [WORDS, "nothing of it"])
+    found, tail = scan(path, [WORDS, "nothing of it"])
     assert (found.seen(WORDS), found.seen("nothing of it")) == (Seen.INJECTED, Seen.NOTHING)
-    assert scan(tmp_path / "none", [WORDS]).seen(WORDS) is Seen.NOTHING
+    assert scan(tmp_path / "none", [WORDS])[0].seen(WORDS) is Seen.NOTHING
+    follower = Follower()
+    follower.go_on(tail)
+    assert not follower.follow(0, path) and follower.poll(0) == [], "it was read to its end"
+    with open(path, "ab") as file:
+        file.write(b'{"more":1}\n')
+    assert follower.poll(0) == [b'{"more":1}']
 
 
 def _said(ref: str) -> bytes:

@@ -41,6 +41,9 @@ def verify(call: Call, file: str | None, as_json: bool) -> int:
     talkbus audit verify
     talkbus audit verify --file backup/bus.db --json
     """
+    from bus.database import AWAY
+    from bus.errors import LocalError, StoreError
+
     # Before the journal is read: what is told meanwhile may be newer than what is read.
     heads, unread = remembered(call)
     if call.config.hub and not file:
@@ -48,7 +51,13 @@ def verify(call: Call, file: str | None, as_json: bool) -> int:
     else:
         if call.audit is None:
             raise click.ClickException("the journal is read by the talkbus command only")
-        told = call.audit(Path(file).expanduser() if file else call.home.bus_db, heads)
+        try:
+            told = call.audit(Path(file).expanduser() if file else call.home.bus_db, heads)
+        except StoreError as error:
+            if not file:
+                raise
+            what = str(error).removesuffix(AWAY).rstrip()
+            raise LocalError(f"{what} (name the bus.db of a broker, or of its backup)") from error
     told = {"ok": not told["faults"], **told, "unread": unread}
     if as_json:
         show.document(told)

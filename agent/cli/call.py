@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from agent.cli.exits import Asked
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -62,10 +64,10 @@ class Call:
 
         return find(self.home, self.config, self.as_name, os.environ.get("TALKBUS_NAME", ""))
 
-    def requests(self) -> list[str]:
-        """What went out in this call, each with its id."""
+    def requests(self) -> list[Asked]:
+        """What may have gone out in this call."""
         person: Person | None = self.__dict__.get("person")  # not found only to be asked
-        return person.requests if person is not None else []
+        return [Asked(*one) for one in person.requests] if person is not None else []
 
     def view(self, start: bool = True) -> AbstractContextManager[View]:
         """A look at the bus that changes nothing. Unreachable.

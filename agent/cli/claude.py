@@ -67,6 +67,7 @@ def run(call: Call, command: Sequence[str], paste: bool) -> int:
     says that a message waits: 'talkbus inbox', run inside the program, shows it. Into a program that reads keys
     nothing is typed, for Enter may confirm a dialog there. With --paste you say that it takes pasted text as text,
     not as commands, and asks nothing that Enter answers: then the message itself is typed in while it writes nothing.
+    A program that reads lines gets the one line all the same.
 
     Everything after CMD goes to the program.
 
@@ -85,8 +86,11 @@ def run(call: Call, command: Sequence[str], paste: bool) -> int:
 def _supervise(call: Call, command: list[str], own_status: bool, paste: bool) -> int:
     from agent.delivery import pty
     from agent.hosted import Hosted
+    from bus.errors import LocalError
     from bus.private import private_dir
 
+    if exits.nowhere():
+        raise LocalError("the current folder was removed (cd to one that is there)")
     private_dir(call.home.runtime)
     private_dir(call.home.maildirs)
     environ = dict(os.environ)

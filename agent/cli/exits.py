@@ -11,7 +11,8 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import click
 
@@ -30,6 +31,13 @@ _NO_ARGS = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.2 and l
 
 class TimedOut(BusError):
     """What was waited for did not come in time."""
+
+
+class Asked(NamedTuple):
+    """A request that may be on the disk: its id, and what is known of it, in words that name the id."""
+
+    id: str
+    text: str
 
 
 class OneLine(click.Command):
@@ -89,67 +97,87 @@ class Signalled(KeyboardInterrupt):
         self.number = number
 
 
-_heard: list[int] = []  # signals with a handler of ours, until `ended` has told how the command ended
+@dataclass(slots=True)
+class _Hearing:
+    """What stood before `hear_signals`: the handlers of the signals that are heard, the hook, that of the timer."""
+
+    heard: dict[int, Any] = field(default_factory=dict)
+    hook: Callable[[sys.UnraisableHookArgs], Any] | None = None
+    alarm: Any = None
+
+
+_hearing = _Hearing()
 _AGAIN_S = 0.01
 
 
 def hear_signals() -> None:
-    """Let what asks this process to end come as Signalled, until `ended` is through. What is ignored, as under nohup,
-    stays so.
+    """Let what asks this process to end (SIGINT, SIGTERM, SIGHUP, SIGQUIT, where the system has them) come as
+    Signalled, until `ended` has told how the command ended. What is ignored, as under nohup, stays so.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or _hearing.hook is not None:
         return
-    named = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
-    _heard.extend(number for number in named if signal.getsignal(number) == signal.SIG_DFL)
-    for number in _heard:
-        signal.signal(number, _end)
-    sys.unraisablehook = _unraisable
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            _hearing.heard[number] = signal.signal(number, _end)
+    _hearing.hook, sys.unraisablehook = sys.unraisablehook, _unraisable
 
 
 def _end(number: int, _frame: object) -> None:
-    # A terminal that closes says so more than once, and what is begun has to be told. SIGQUIT always ends.
-    for each in _heard:
+    # People press Ctrl-C twice and a terminal that closes says so more than once, but what is begun has to be told.
+    # SIGQUIT always ends.
+    for each in _hearing.heard:
         signal.signal(each, signal.SIG_DFL if each == getattr(signal, "SIGQUIT", 0) else signal.SIG_IGN)
     raise Signalled(number)
 
 
 def _unraisable(what: sys.UnraisableHookArgs, /) -> None:
     """Python ran a callback in the moment of a signal, as it does when a module is imported, and drops what that
-    raises: it is raised again, in a moment.
+    raises: it is raised again, in a moment. Windows has no timer for that: there it is dropped, and Python says so.
     """
     error = what.exc_value
     if not isinstance(error, KeyboardInterrupt) or not hasattr(signal, "setitimer"):
-        sys.__unraisablehook__(what)
+        (_hearing.hook or sys.__unraisablehook__)(what)
         return
 
     def again(_number: int, _frame: object) -> None:
         raise error
 
-    signal.signal(signal.SIGALRM, again)
+    former = signal.signal(signal.SIGALRM, again)
+    _hearing.alarm = _hearing.alarm or former
     signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
 
 
 def _deaf() -> None:
     """As before `hear_signals`."""
-    for number in _heard:
-        signal.signal(number, signal.SIG_DFL)
-    _heard.clear()
-    sys.unraisablehook = sys.__unraisablehook__
+    for number, former in _hearing.heard.items():
+        signal.signal(number, former)
+    _hearing.heard = {}
+    if _hearing.alarm is not None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, _hearing.alarm)
+        _hearing.alarm = None
+    if _hearing.hook is not None:
+        sys.unraisablehook, _hearing.hook = _hearing.hook, None
 
 
-def ended(command: Callable[[], Any], requests: Callable[[], list[str]] = list) -> int:
+def ended(command: Callable[[], Any], requests: Callable[[], list[Asked]] = list) -> int:
     """Run it; its exit code. What it raises on purpose is told on stderr.
 
-    `requests` tells what went out by then: it is named when its result cannot be printed.
+    `requests` tells what may have gone out by then: it is named when its result cannot be printed.
     """
+    code = INTERRUPTED
     try:
-        return _code(command, requests)
+        code = _code(command, requests)
+        return code
     finally:
-        _flush()
         _deaf()
+        if code >= SIGNALLED:
+            _quiet_stdout()  # nobody may read it, and then the rest of it would keep this process
+        _flush()
 
 
-def _code(command: Callable[[], Any], requests: Callable[[], list[str]]) -> int:
+def _code(command: Callable[[], Any], requests: Callable[[], list[Asked]]) -> int:
     try:
         code = command()
     except click.UsageError as error:
@@ -174,9 +202,9 @@ def _code(command: Callable[[], Any], requests: Callable[[], list[str]]) -> int:
     except (click.Abort, KeyboardInterrupt) as error:
         # click makes its own of a KeyboardInterrupt; the text, if there is one, names what was begun.
         text = str(error) or str(error.__cause__ or "")
-        more = [one for one in requests() if not text or one.rpartition(" ")[2].rstrip(")") not in text]
+        more = [asked for asked in requests() if asked.id not in text]
         if text:
-            told(f"{text}; {'; '.join(more)}" if more else text)
+            told("; ".join([text, *(asked.text for asked in more)]))
         else:
             _unprinted(more, "interrupted")
         return _interrupted(error)
@@ -195,10 +223,10 @@ def _code(command: Callable[[], Any], requests: Callable[[], list[str]]) -> int:
     return code if isinstance(code, int) and not isinstance(code, bool) else DONE
 
 
-def _unprinted(requests: list[str], why: str = "nobody reads the output") -> None:
+def _unprinted(requests: Sequence[Asked], why: str = "nobody reads the output") -> None:
     """Name what went out before its result could be printed."""
     if requests:
-        told(f"{why}, but {'; '.join(requests)}")
+        told(f"{why}, but {'; '.join(asked.text for asked in requests)}")
 
 
 def _interrupted(error: BaseException | None) -> int:
@@ -241,8 +269,8 @@ def _flush() -> None:
 def _quiet_stdout() -> None:
     try:
         descriptor = sys.stdout.fileno()
-    except OSError:
-        return  # a stand-in of a test
+    except (AttributeError, OSError, ValueError):
+        return  # there is none, or a stand-in of a test
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)

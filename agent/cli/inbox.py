@@ -69,7 +69,7 @@ class Reader:
                         what = "nothing more" if count else "nothing"
                         rows, gone = offer(self.person, self.asker, rows, terminal, what)
                         if gone:
-                            show.note(f"{gone} more were shown by a session meanwhile (--all lists them)")
+                            show.note(f"{gone} more are shown by a session, or were meanwhile (--all lists them)")
                         if not rows:
                             continue
                     if self.as_json:
@@ -278,7 +278,7 @@ def offer(
 
     StoreError, Refused or Unreachable when it is not certain to be written down: a session that joins would show them
     unmarked, so they may not be printed. Only a broker whose disk is full lets no session join: then it is on this
-    disk, from where the next call of this seat tells it.
+    disk, from where the next call of this seat tells it. Refused (409) as well where a session has joined meanwhile.
     """
     somebody_reads()
     unsure = f"{what} was shown: the broker did not confirm that it is about to be ({hint})"
@@ -294,8 +294,13 @@ def offer(
             raise Unreachable(unsure)
     try:
         left = _still_unread(asker, [value for value, _ in rows if unread(value)])
+        joined = terminal is None and _held(asker)
     except Unreachable as error:
         raise Unreachable(unsure) from error
+    if joined:
+        # It came after the rows were listed. What it is given from now on comes to it as a possible repeat.
+        now = f"{asker.name} is a living session by now, which shows its own mail"
+        raise Refused(Code.CONFLICT, f"{what} was shown: {now} ({hint})")
     kept = [(value, body) for value, body in rows if not unread(value) or _key(value) in left]
     if terminal is not None:
         kept = _lent(terminal, kept, f"{what} was shown: the session's agent did not answer ({hint})")

@@ -73,22 +73,29 @@ def join(call: Call, line: str, leave_mail: bool, as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--anyway", is_flag=True, help="Also when something waits for the hub: this machine's own bus gets it.")
 @as_json
 @pass_call
-def leave(call: Call, as_json: bool) -> None:
+def leave(call: Call, anyway: bool, as_json: bool) -> None:
     """Use a bus of this machine's own again.
 
     Sessions that run stay with the hub until they end or lose it. The hub still knows this machine: 'talkbus lan
-    revoke' there takes it off.
+    revoke' there takes it off. What commands have queued for the hub is to go out first.
 
     \b
     talkbus lan leave
     """
+    from agent.left import waiting
     from bus.errors import LocalError
-    from bus.joined import forget
+    from bus.joined import forget, joined
 
     if call.config.hub and call.config.origin("hub") != "default":
         raise LocalError("the hub is set in config.toml or TALKBUS_HUB (talkbus config set hub '')")
+    if not anyway and joined(call.home) is not None and (count := waiting(call.home)):
+        raise LocalError(
+            f"{count} request{'s wait' if count != 1 else ' waits'} on this disk for the hub, and would go to this "
+            "machine's own bus (have the hub take it first: talkbus peers; or: talkbus lan leave --anyway)"
+        )
     left = forget(call.home)
     if not left:
         raise LocalError("this machine has not joined another one's bus (talkbus lan join LINE)")

@@ -41,7 +41,7 @@ T = TypeVar("T")
 log = logging.getLogger("talkbus.agent")
 
 BUSY_S, CALM_S = 0.1, 0.5  # between two looks: while something is on its way, and otherwise
-RECENT_MS = 60_000  # how long a tool result without a proof is looked for that often
+RECENT_MS = 60_000  # how long a proof is looked for that often
 LAST_LOOK_S = 0.2  # for the proof of a tool result, when the client has ended
 NATIVE_BUDGET, HOOK_BUDGET = 9000, 8600
 GATHER_MS = 400  # for each line but one of the last seconds, the next one gathers messages for so long
@@ -148,17 +148,26 @@ class Ladder:
                 key: line.nonce for key, line in link.book.ledger.items() if line.state == "offering" and line.nonce
             }
         )
-        self._look()
+        async with self._turning:
+            await self._recover(keys)
+
+    async def _recover(self, keys: dict[str, str]) -> None:
+        if not keys:
+            self._look()
         printed = recovery.empty(self._maildir.box, keys)
         boxes = self._terminal.left() if self._terminal is not None else []
         taken = [key for box in boxes for key in recovery.empty(box, keys)]
         if not keys:
             return
+        self._look_at_client()
         past = await asyncio.to_thread(recovery.look_back, self._transcript(), self._former, keys, self._lives)
+        if past.tail is not None and self._follower.path is None:
+            self._follower.go_on(past.tail)
         for proof in set(past.shown.values()):
             await self._proven([key for key, one in past.shown.items() if one == proof], proof)
         for nonce, held in past.held.items():
             await self._resume(past.parser, nonce, held)
+        self._look()
         proven = {*past.shown, *(key for held in past.held.values() for key in held)}
         if self._follower.path is None:  # else the transcript would say that the model was told what a hook printed
             printed = [key for key in printed if key not in proven]
@@ -252,7 +261,7 @@ class Ladder:
         now = self._now()
         if self._readers is not None and self._readers.keys:
             return True
-        return any(f.path != "tool-result" or now - f.since < RECENT_MS for f in self._flights)
+        return any(now - flight.since < RECENT_MS for flight in self._flights)
 
     async def _judge_results(self) -> None:
         for flight in [f for f in self._flights if f.path == "tool-result"]:
@@ -328,7 +337,12 @@ class Ladder:
 
     def _look(self) -> None:
         """What the client says of itself, and what its transcript has that is new."""
+        self._look_at_client()
         now = self._now()
+        self._follower.follow(now, self._transcript())
+        self._parser.feed(self._follower.poll(now))
+
+    def _look_at_client(self) -> None:
         self._info = clientfile.read(self._pid, self._config_dir)
         self._records = self._records or self._info is not None
         if self._info is not None and self._info.id != self._sits:
@@ -336,8 +350,6 @@ class Ladder:
                 self._loop.call(lambda link, _now: link.inbox.questions.forget())
             self._sits = self._info.id
             self._session.seat.remember(self._sits)  # resumed later, it comes back to this mailbox
-        self._follower.follow(now, self._transcript())
-        self._parser.feed(self._follower.poll(now))
 
     def _transcript(self) -> Path | None:
         info = self._info
@@ -383,8 +395,9 @@ class Ladder:
             await self._leave_for_hook(waiting, now, task=True)
 
     async def _push(self, waiting: Sequence[Letter], now: int) -> None:
-        """One notification at a time: the next one goes when this one's fate is known."""
-        if self._channel is None or any(flight.path == "channel" for flight in self._flights):
+        """One notification at a time: the next one goes when this one was taken for a turn, or its fate is known."""
+        sent = [flight for flight in self._flights if flight.path == "channel"]
+        if self._channel is None or any(self._parser.seen(flight.nonce) < transcript.Seen.TAKEN for flight in sent):
             return
         await self._take_back()
         letters, left, nonce = await self._offer(await self._call(self._waiting), NATIVE_BUDGET, "channel")

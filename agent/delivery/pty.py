@@ -23,6 +23,7 @@ import re
 import select
 import shutil
 import signal
+import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -177,12 +178,12 @@ class Typist:
     def _press(self, key: bytes) -> None:
         """One key: a character, or b"" for any that is not one."""
         self._entered = key == b"\r"
-        if self.status == "waiting":
+        if self._said == "waiting":
             return  # a dialog has it
         if key == b"\r":
             if self.plain:
                 self._sent()  # sent or queued: text alone opens no list
-        elif key == b"\x03" and self.status != "busy" and not self._searching:
+        elif key == b"\x03" and self._said != "busy" and not self._searching:
             self._sent()
         elif key in (b"\x7f", b"\x08") and self.plain:
             self.draft = max(0, self.draft - 1)
@@ -745,9 +746,8 @@ else:
         def _told(self) -> str:
             """How the session was on the bus, in one line."""
             typed = f"typed in {self._count} time{'s' * (self._count != 1)}"
-            if self._by == "own":
-                name = self._host.name
-                return f"this session was on the bus{f' as {name}' if name else ''}, served by this command; {typed}"
+            if self._by == "own" and self._host.name:
+                return f"this session was on the bus as {self._host.name}, served by this command; {typed}"
             if self._by == "client":
                 return f"this session was on the bus by the client's own talkbus server; {typed}"
             return "this session did not join the bus: it ended before that, or never said what it is doing"
@@ -775,12 +775,23 @@ else:
         """
         if sys.platform != "linux":
             return False
-        for entry in os.listdir("/proc"):
-            if entry.isdecimal() and client in processes.ancestors(int(entry)):
-                with suppress(OSError):
-                    for handle in {*os.listdir(f"/proc/{entry}/fd")} - {"1", "2"}:
-                        if os.readlink(f"/proc/{entry}/fd/{handle}") in (slave, "/dev/tty"):
-                            return True
+        return any(
+            _reads_from(entry, {slave, "/dev/tty"}) and client in processes.ancestors(int(entry))
+            for entry in os.listdir("/proc")
+            if entry.isdecimal() and int(entry) != client
+        )
+
+    def _reads_from(entry: str, places: set[str]) -> bool:
+        """Whether a process of /proc has one of these open for reading."""
+        try:
+            handles = set(os.listdir(f"/proc/{entry}/fd")) - {"1", "2"}
+        except OSError:
+            return False
+        for handle in handles:
+            link = f"/proc/{entry}/fd/{handle}"
+            with suppress(OSError):
+                if os.readlink(link) in places and os.lstat(link).st_mode & stat.S_IRUSR:
+                    return True
         return False
 
 

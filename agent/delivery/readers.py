@@ -2,7 +2,8 @@
 
 Before such a command prints a message, the agent that holds the mailbox writes down that it is about to be shown, and
 takes it back from the supervisor, so that it is not typed as well. A command that is killed before it could say that
-it has printed leaves its messages offered: they come again, as possible repeats. Must not know terminals nor MCP.
+it has printed leaves its messages offered: they come again, as possible repeats. Must not know MCP, nor how a text is
+typed.
 """
 
 from __future__ import annotations
@@ -39,23 +40,32 @@ class Readers:
         return set().union(*self._lent.values())
 
     async def look(self) -> None:
-        """Answer what commands have asked since, and take back what those had that are gone."""
-        for request in self.terminal.requests():
-            if request.printed:
-                await self._printed(set(request.keys))
-                request.done()
-            elif alive(request.pid, request.start):
+        """Answer what commands have asked since, and take back what those had that are gone: that first, for it is
+        what the next command asks for.
+        """
+        requests = self.terminal.requests()
+        for request in [request for request in requests if request.printed]:
+            await self._printed(set(request.keys))
+            request.done()
+        for who in [who for who in self._lent if not alive(*who)]:
+            await self._back(self._lent.pop(who), certain=False)
+        for request in [request for request in requests if not request.printed]:
+            if alive(request.pid, request.start):
                 await self.withdraw(set(request.keys))
                 await self._lend(request)
             else:
                 request.done()
-        for who in [who for who in self._lent if not alive(*who)]:
-            await self._back(self._lent.pop(who))
 
     async def _lend(self, request: Request) -> None:
         given = await self.call(lambda link, now: link.inbox.lend(now, request.keys, PATH))
-        self._lent.setdefault((request.pid, request.start), set()).update(given)
-        request.answer(given)
+        told = False
+        try:
+            told = request.answer(given)
+        finally:
+            if told:
+                self._lent.setdefault((request.pid, request.start), set()).update(given)
+            else:
+                await self._back(set(given), certain=True)  # it has not printed, and does not wait any more
 
     async def _printed(self, keys: set[str]) -> None:
         """Those that were lent, and those that a former agent of this session had lent."""
@@ -68,6 +78,6 @@ class Readers:
 
         await self.call(show)
 
-    async def _back(self, keys: set[str]) -> None:
+    async def _back(self, keys: set[str], certain: bool) -> None:
         if keys:
-            await self.call(lambda link, _now: link.inbox.unshown(keys, certain=False))
+            await self.call(lambda link, _now: link.inbox.unshown(keys, certain))

@@ -2,7 +2,7 @@
 
 The transcript of the session is asked, and that of the session which sat in this seat before; then the maildir, where
 the client lived on. Transcripts of other sessions prove nothing: they may have been sent the same message. A text is
-found by its nonce, which nobody can write who has not seen it. Must not know the bus nor the ledger.
+found by its nonce, which nobody can write who has not seen it. It must not know the bus, and asks no ledger.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.delivery.flights import proven
 from agent.delivery.maildir import Box, Fate
-from agent.delivery.transcript import Parser, Seen, scan
+from agent.delivery.transcript import Parser, Seen, Tail, scan
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -22,12 +22,14 @@ _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
 @dataclass(frozen=True, slots=True)
 class Past:
     """What the transcripts say: `shown`, ledger key -> proof; `held`, nonce -> the keys of a text that the client has
-    taken in and not shown yet; `parser` has watched those by their nonces, in the current transcript.
+    taken in and not shown yet; `parser` has watched those by their nonces, in the current transcript, which is read
+    as far as `tail` says; None where there is none.
     """
 
     shown: dict[str, str]
     held: dict[str, list[str]]
     parser: Parser
+    tail: Tail | None
 
 
 def look_back(current: Path | None, former: str, keys: Mapping[str, str], lives: bool) -> Past:
@@ -37,7 +39,7 @@ def look_back(current: Path | None, former: str, keys: Mapping[str, str], lives:
     `lives`: the client is still the one of then, so what it has taken in goes on to its model. One that was killed
     over a request has not answered it, and its successor is not told of it.
     """
-    now = scan(current, set(keys.values())) if current is not None else Parser()
+    now, tail = scan(current, set(keys.values())) if current is not None else (Parser(), None)
     shown = {key: proof for key, nonce in keys.items() if (proof := _proof(now, nonce))}
     held: dict[str, list[str]] = {}
     for key, nonce in keys.items():
@@ -46,9 +48,9 @@ def look_back(current: Path | None, former: str, keys: Mapping[str, str], lives:
             held.setdefault(nonce, []).append(key)
     left = {key: nonce for key, nonce in keys.items() if key not in shown and nonce not in held}
     if current is not None and left and _SESSION.fullmatch(former) and current.stem != former:
-        then = scan(current.parent / f"{former}.jsonl", set(left.values()))
+        then, _ = scan(current.parent / f"{former}.jsonl", set(left.values()))
         shown |= {key: proof for key, nonce in left.items() if (proof := _proof(then, nonce))}
-    return Past(shown, held, now)
+    return Past(shown, held, now, tail)
 
 
 def _proof(parser: Parser, nonce: str) -> str:

@@ -64,10 +64,16 @@ class Request:
     pid: int  # of the command
     start: str  # its start token, of `bus.processes`
 
-    def answer(self, given: Mapping[str, bool | None]) -> None:
-        """Which of the messages it may print, as in `Terminal.lend`."""
-        _write(self.path.with_suffix(".given"), json.dumps(given))
-        self.done()
+    def answer(self, given: Mapping[str, bool | None]) -> bool:
+        """Which of the messages it may print, as in `Terminal.lend`; False when it does not wait for that now."""
+        place = self.path.with_suffix(".given")
+        _write(place, json.dumps(given))
+        try:
+            self.path.unlink()
+        except FileNotFoundError:
+            place.unlink(missing_ok=True)
+            return False
+        return True
 
     def done(self) -> None:
         """It is carried out, or nobody waits for it any more."""
@@ -182,11 +188,15 @@ class Terminal:
         name = self._ask("lend", keys, timeout)
         given = name.with_suffix(".given")
         try:
+            name.unlink()
+            return None  # nobody has taken it, and nobody will
+        except FileNotFoundError:
+            pass
+        try:
             said = json.loads(given.read_text("ascii"))
         except (OSError, ValueError):
-            said = None
+            return None
         finally:
-            name.unlink(missing_ok=True)
             given.unlink(missing_ok=True)
         return {key: value for key, value in said.items() if key in keys} if isinstance(said, dict) else None
 

@@ -32,6 +32,7 @@ _REF = re.compile(rb'"requestRef"\s*:\s*"([^"]{1,200})"')
 KEPT = 512  # requests and answers remembered; a proof needs those around its content
 LINE_MAX = 64 * 1024 * 1024  # octets; a longer line is passed over
 CHUNK = 1024 * 1024
+_LINE = "line"  # no record follows the input line, into which the person takes what is queued: the next prompt tells
 TURN_MAX = 8 * CHUNK  # read at one poll, so that a loop is not held up
 BRANCH_MAX = 20_000  # records that follow a text and are remembered for it
 GROUP_MAX = 64  # results of calls that one request may have in one message
@@ -45,7 +46,7 @@ class Seen(IntEnum):
     NOTHING = 0
     DROPPED = 1  # the client dropped a message, and this text was not queued until then
     HELD = 2  # the client waits for its user; it may still be let in
-    ENQUEUED = 3  # it stands in the client's queue, and cannot be taken back while the session lives
+    ENQUEUED = 3  # it stands in the client's queue
     TAKEN = 4  # it was taken for a turn; the model may not have been asked yet
     LEFT = 5  # the conversation went on from before it, so no later request holds it
     ANSWERED = 6  # the model has answered since, as far as a transcript without requests can say; weak proof
@@ -102,6 +103,7 @@ class Parser:
         for ident in other._answered:
             _keep(self._answered, ident, None)
         self._answer = self._answer or other._answer
+        self._results, self._ref = list(other._results), other._ref
 
     def unwatch(self, key: str) -> None:
         """Its fate is settled."""
@@ -199,7 +201,7 @@ class Parser:
             return
         said = record.get("type") == "assistant"  # by the model, which may quote it
         holding = [] if said else [watch for watch in self._watches.values() if watch.raw in line]
-        before = {record.get("parentUuid"), record.get("logicalParentUuid")}
+        before = {record.get("parentUuid")}
         result = _is_result(record.get("message"))
         for watch in holding:
             watch.branch = {ident, *(one for one in before if result and isinstance(one, str))}
@@ -239,7 +241,9 @@ class Parser:
         if not isinstance(message, dict) or record.get("isApiErrorMessage") or record.get("isSidechain"):
             return
         ident = message.get("id")
-        if not isinstance(ident, str) or not ident or ident == self._answer or message.get("model") == "<synthetic>":
+        if not isinstance(ident, str) or not ident or message.get("model") == "<synthetic>":
+            return
+        if ident[:200] == self._answer:
             return
         self._answer = ident[:200]
         self._raise([w.key for w in self._watches.values() if w.seen == Seen.TAKEN], Seen.ANSWERED)
@@ -262,6 +266,9 @@ class Parser:
             self._raise(ours, Seen.ENQUEUED)
         elif operation == "remove" and record.get("reason") == "absorbed_mid_turn":
             self._raise(ours, Seen.TAKEN)
+        elif operation == "popAll":
+            for key in ours:
+                self._watches[key].branch = {_LINE}
 
     def _told(self, text: str) -> None:
         if text.startswith("Held peer message"):
@@ -290,8 +297,8 @@ class Follower:
     """
 
     def __init__(self) -> None:
-        self._current: _Tail | None = None
-        self._left: list[tuple[int, _Tail]] = []
+        self._current: Tail | None = None
+        self._left: list[tuple[int, Tail]] = []
         self._none_yet = False
 
     @property
@@ -311,8 +318,12 @@ class Follower:
             return False
         if self._current is not None:
             self._left.append((now + GRACE_MS, self._current))
-        self._current = _Tail(path, 0 if self._none_yet or self._current else _size(path))
+        self._current = Tail(path, 0 if self._none_yet or self._current else _size(path))
         return True
+
+    def go_on(self, tail: Tail) -> None:
+        """Follow a file from where it was read to. To be called before `follow`."""
+        self._current = tail
 
     def poll(self, now: int) -> list[bytes]:
         """The whole lines that were added, those of left files first. A file that cannot be read adds none."""
@@ -325,7 +336,7 @@ class Follower:
         return lines
 
 
-class _Tail:
+class Tail:
     """One file and how far it was read."""
 
     __slots__ = ("_long", "_offset", "_rest", "_which", "path")
@@ -376,8 +387,9 @@ class _Tail:
         return lines
 
 
-def scan(path: Path, wanted: Iterable[str], last: int = 256 * CHUNK) -> Parser:
-    """What a transcript says of texts offered in a former life, by the words that are each text's key as well.
+def scan(path: Path, wanted: Iterable[str], last: int = 256 * CHUNK) -> tuple[Parser, Tail]:
+    """What a transcript says of texts offered in a former life, by the words that are each text's key as well; and
+    the file, read to its present end.
 
     To be called before anything is offered again. Reads the last `last` octets of the file, once. A file that cannot
     be read says nothing.
@@ -385,12 +397,12 @@ def scan(path: Path, wanted: Iterable[str], last: int = 256 * CHUNK) -> Parser:
     parser = Parser()
     for words in wanted:
         parser.watch(words, words, native=True, typed=True)
-    tail = _Tail(path, max(0, _size(path) - last))
+    tail = Tail(path, max(0, _size(path) - last))
     while True:
         before = tail._offset
         parser.feed(tail.read())
         if tail._offset == before:
-            return parser
+            return parser, tail
 
 
 def digest(message: Record) -> str:

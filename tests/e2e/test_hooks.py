@@ -80,7 +80,7 @@ def shown_once(api: FakeApi, tui: Tui, maildir: Maildir, name: str, words: str) 
     tui.wait_idle()
     assert len([r for r in api.requests if words in r.new]) == 1
     path = until(lambda: tui.transcript.path, "a transcript")
-    until(lambda: scan(path, [words]).seen(words) is Seen.INJECTED, f"the proof of {words}")
+    until(lambda: scan(path, [words])[0].seen(words) is Seen.INJECTED, f"the proof of {words}")
     assert maildir.box.fate(name) is Fate.PRINTED
 
 
@@ -243,7 +243,7 @@ def test_what_was_printed_before_a_tool_is_lost_by_esc(api: FakeApi, home: Home,
     assert "id-ffff" not in api.wait("what now").text
     tui.wait_idle()
     path = tui.transcript.path
-    assert path is not None and scan(path, ["id-ffff"]).seen("id-ffff") is Seen.NOTHING
+    assert path is not None and scan(path, ["id-ffff"])[0].seen("id-ffff") is Seen.NOTHING
 
 
 def test_nothing_is_left_when_the_client_is_killed(api: FakeApi, home: Home, made: list[Bus]) -> None:

@@ -98,7 +98,7 @@ def test_it_wakes_an_idle_session_and_is_proven(api: FakeApi, home: Home, mode: 
     assert len(api.requests) == 2
     path = bus.follower.path
     assert path is not None
-    found = scan(path, ["id-aaaa first", "id-cccc never"])
+    found, _ = scan(path, ["id-aaaa first", "id-cccc never"])
     assert (found.seen("id-aaaa first"), found.seen("id-cccc never")) == (Seen.INJECTED, Seen.NOTHING)
     assert [turn.role for turn in history.read(path)] == ["peer", "assistant"] * 2
 

@@ -87,7 +87,7 @@ class Home:
         """`settings` are environment variables for the broker, as in TALKBUS_PORT="7800"."""
         self.root = root
         self.environ = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("TALKBUS_", "CLAUDE"))},
+            **{k: v for k, v in os.environ.items() if not k.startswith(("TALKBUS_", "CLAUDE", "PYTHONUNBUFFERED"))},
             "TALKBUS_HOME": str(root),
             **settings,
         }
