@@ -363,6 +363,25 @@ def test_a_reader_that_does_not_wait_any_more_is_lent_nothing(tmp_path: Path) ->
     assert not list((bed.terminal.path / "reads").iterdir())
 
 
+def test_a_turn_that_failed_does_not_hold_up_the_next_text(bed: Bed) -> None:
+    """As with an error of the model's provider: the text is in the conversation, and its model was told nothing."""
+    bed.terminal.say(TERMINAL)
+    bed.says("idle")
+    place = bed.config / "projects" / "-x" / "s1.jsonl"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    first = bed.loop.comes("a" * 16)
+    bed.turn()
+    text = bed.text()
+    bed.typed()
+    bed.loop.comes("b" * 16)
+    bed.turn()
+    assert not bed.box.waiting(), "it may still stand in the line"
+    place.write_bytes(line({**user(text), "promptSource": "typed"}) + b"\n")
+    bed.turn()
+    assert "b" * 16 in bed.text() and bed.loop.book.ledger[first].state == "offering"
+
+
 # -- a former agent of this client -------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,6 +127,23 @@ def test_only_what_was_offered_and_not_settled_may_be_a_repeat(store: Store) -> 
     assert told() == {**never, "inbox": True, "message": True}
     store.apply([Move(BOB.id, 1, "injected", 6, "printed", True)])
     assert told() == never
+
+
+@pytest.mark.parametrize(
+    ("seen", "marked"), [((0, 0), ""), ((1, 0), "a"), ((4, 0), "ac"), ((0, 3), "b"), ((0, 4), "bd"), ((4, 4), "abcd")]
+)
+def test_what_a_session_that_died_was_pushed_may_have_been_shown(
+    store: Store, seen: tuple[int, int], marked: str
+) -> None:
+    """What wakes and what does not are pushed in an order of their own; a quiet task is of the second kind."""
+    for n, kind in enumerate(("task", "note", "task"), 1):
+        store.apply(sent("abc"[n - 1] * 8, n, kind=kind))
+    message, delivery = sent("d" * 8, 4)
+    store.apply([message, replace(delivery, quiet=True)])
+    read = Read(b"", 1, "inbox", {}, BOB.id, BOB.key, "member", seen)
+    assert "".join(value["id"][0] for value, _ in store.read(read, 1000) if value["again"]) == marked  # type: ignore[misc]
+    other = Read(b"", 1, "message", {"id": "aaaaaaaa"}, ANN.id, ANN.key, "member", (9, 9))
+    assert not any(value["again"] for value, _ in store.read(other, 1000))  # type: ignore[misc]
 
 
 def test_inbox_filters(store: Store) -> None:

@@ -396,8 +396,7 @@ class Ladder:
 
     async def _push(self, waiting: Sequence[Letter], now: int) -> None:
         """One notification at a time: the next one goes when this one was taken for a turn, or its fate is known."""
-        sent = [flight for flight in self._flights if flight.path == "channel"]
-        if self._channel is None or any(self._parser.seen(flight.nonce) < transcript.Seen.TAKEN for flight in sent):
+        if self._channel is None or self._untaken("channel"):
             return
         await self._take_back()
         letters, left, nonce = await self._offer(await self._call(self._waiting), NATIVE_BUDGET, "channel")
@@ -406,6 +405,13 @@ class Ladder:
         flight = self._begin(letters, "channel", now, nonce)
         self._parser.watch(flight.nonce, flight.nonce, native=True)
         await self._channel.push(native.marked(self._text(letters, left, NATIVE_BUDGET), flight.nonce))
+
+    def _untaken(self, path: str) -> bool:
+        """Whether something is on this path that no turn has taken yet. What one has taken and not told its model,
+        as after an error of the client's, goes out with the next turn.
+        """
+        sent = [flight for flight in self._flights if flight.path == path]
+        return any(self._parser.seen(flight.nonce) < transcript.Seen.TAKEN for flight in sent)
 
     async def _post(self, waiting: Sequence[Letter], now: int) -> None:
         """One line with all that fits."""
@@ -457,7 +463,7 @@ class Ladder:
         if not fresh:
             return
         await self._take_back()
-        if any(flight.path == TERMINAL for flight in self._flights):
+        if self._untaken(TERMINAL):
             return
         waiting = [letter for letter in await self._call(self._waiting) if letter.key not in self._typed]
         letters, left, nonce = await self._offer(waiting, HOOK_BUDGET, TERMINAL)
