@@ -163,6 +163,20 @@ def test_what_the_person_has_taken_out_of_the_conversation_is_left_behind() -> N
     assert after(*taken, *answered, linked(user("something else"), "d", "a")) is Seen.INJECTED
 
 
+def test_a_retry_and_a_later_request_hold_what_the_first_one_brought() -> None:
+    """A request lists only what is new; what failed is tried again with nothing new."""
+    message, other = user(BODY)["message"], {"role": "user", "content": "other"}
+    first = [user(BODY), {**request("a", other, message), "keep": 0}]
+    retry = {"type": "api-request", "id": "b", "base": "a", "keep": 2, "tail": []}
+    later = {"type": "api-request", "id": "c", "base": "b", "keep": 2, "tail": [digest(other)]}
+    assert after(*first, retry) is Seen.TAKEN
+    assert after(*first, retry, answer("b")) is Seen.INJECTED
+    assert after(*first, retry, later, answer("c")) is Seen.INJECTED
+    without = {**retry, "keep": 1}  # from before it
+    assert after(*first, without, answer("b")) is Seen.TAKEN
+    assert after(*first, without, {**later, "keep": 9}, answer("c")) is Seen.TAKEN
+
+
 def test_what_the_person_takes_out_of_the_queue_is_what_the_next_prompt_says_it_is() -> None:
     def typed(*records: dict[str, Any]) -> Seen:
         made = Parser()
@@ -174,6 +188,11 @@ def test_what_the_person_takes_out_of_the_queue_is_what_the_next_prompt_says_it_
     assert typed(*popped) is Seen.ENQUEUED
     assert typed(*popped, linked(user("something else"), "b", "a", promptSource="typed")) is Seen.LEFT
     assert typed(*popped, linked(user(BODY), "b", "a", promptSource="typed")) is Seen.TAKEN
+    interrupted = linked(user("[Request interrupted by user]"), "b", "a")
+    assert typed(*popped, interrupted) is Seen.ENQUEUED
+    assert typed(*popped, interrupted, linked(user(BODY), "c", "b", promptSource="typed")) is Seen.TAKEN
+    queued = [queue("enqueue", BODY), linked(user("of before"), "c", "b", promptSource="typed")]
+    assert typed(*popped, *queued) is Seen.ENQUEUED
 
 
 def test_a_result_is_left_behind_with_its_call_only() -> None:
@@ -181,10 +200,16 @@ def test_a_result_is_left_behind_with_its_call_only() -> None:
         block = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": text}]}
         return {"type": "user", "message": {"role": "user", "content": [block]}}
 
-    calls = [linked(result(BODY), "c", "b"), linked(result("of a call beside it"), "d", "b")]
-    on = linked(user("on"), "f", "e")
-    assert after(*calls, linked(user("[interrupted]"), "e", "d"), on, native=False) is Seen.NOTHING
-    assert after(*calls, linked(user("something else"), "e", "a"), native=False) is Seen.LEFT
+    def call(ident: str, before: str) -> dict[str, Any]:
+        return linked({"type": "assistant", "requestRef": "r", "message": {"role": "assistant"}}, ident, before)
+
+    calls = [call("a1", "a"), call("a2", "a1"), call("a3", "a2")]
+    for held in (1, 2, 3):
+        for order in ((1, 2, 3), (3, 2, 1)):
+            results = [linked(result(BODY if n == held else "x"), f"r{n}", f"a{n}") for n in order]
+            on = [linked(user("[interrupted]"), "e", f"r{order[-1]}"), linked(user("on"), "f", "e")]
+            assert after(*calls, *results, *on, native=False) is Seen.NOTHING, (held, order)
+            assert after(*calls, *results, linked(user("something else"), "e", "a"), native=False) is Seen.LEFT
 
 
 def test_a_watch_goes_on_in_another_parser() -> None:
@@ -261,7 +286,7 @@ def test_what_is_remembered_is_bounded() -> None:
     made = parser()
     made.feed(line(request(f"r{n}")) for n in range(5000))
     made.feed(line(answer(f"r{n}")) for n in range(5000))
-    assert len(made._tails) == len(made._answered) == transcript.KEPT
+    assert len(made._requests) == len(made._answered) == transcript.KEPT
 
 
 # --- the file

@@ -1,7 +1,7 @@
 """Proof from the client's own transcript: what became of the texts we are watching for.
 
 The transcript is one JSON record a line. That a text was in a request to the model is proven by three records: the
-content of a message that holds it, an `api-request` whose `tail` lists the hash of that message, and an `assistant`
+content of a message that holds it, an `api-request` that lists the hash of that message, and an `assistant`
 record that answers this request. The content is in an `api-request-blob`, or, where the message stands alone in its
 turn, in its `user` record; the records come in any order. The results of calls side by side have a `user` record each
 and are one message of the request. A client that keeps no such records of its requests proves less: that the model
@@ -75,13 +75,31 @@ class Watch:
         return json.dumps(self.words, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """The messages of a request, by their hashes: the first `keep` of the request `base`, then `tail`. The retry of
+    one that failed has the same messages as that, and an empty tail.
+    """
+
+    tail: tuple[str, ...]
+    base: str
+    keep: int
+
+    def place(self, hashes: set[str], before: int | None) -> int | None:
+        """Where the first message with one of these hashes stands; `before`: where it stood in `base`."""
+        if before is not None and before < self.keep:
+            return before
+        return next((self.keep + at for at, one in enumerate(self.tail) if one in hashes), None)
+
+
 class Parser:
     """Feed it lines in the order of the file; ask `seen`, or take the changes."""
 
     def __init__(self) -> None:
         self._watches: dict[str, Watch] = {}
-        self._tails: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._requests: OrderedDict[str, _Request] = OrderedDict()
         self._answered: OrderedDict[str, None] = OrderedDict()
+        self._spoken: list[bytes] = []  # records of what the model said last
         self._results: list[bytes] = []  # records of the results since the model's last message but one
         self._ref = b""  # the request that message answers
         self._answer = ""  # the model's last message, where requests are not recorded
@@ -98,12 +116,12 @@ class Parser:
         if watch is None:
             return
         self._watches[key] = watch
-        for ident, tail in other._tails.items():
-            _keep(self._tails, ident, tail)
+        for ident, request in other._requests.items():
+            _keep(self._requests, ident, request)
         for ident in other._answered:
             _keep(self._answered, ident, None)
         self._answer = self._answer or other._answer
-        self._results, self._ref = list(other._results), other._ref
+        self._spoken, self._results, self._ref = list(other._spoken), list(other._results), other._ref
 
     def unwatch(self, key: str) -> None:
         """Its fate is settled."""
@@ -134,10 +152,10 @@ class Parser:
         """Keep the records of results until the model speaks again; they are parsed only where one of ours is among
         them. What the model says in one message has several records, between which the first results may come.
         """
+        if b'"assistant"' in line:
+            _append(self._spoken, line)
         if b'"tool_result"' in line:
-            self._results.append(line)
-            if len(self._results) > GROUP_MAX or sum(map(len, self._results)) > GROUP_OCTETS:
-                del self._results[0]
+            _append(self._results, line)
         elif (found := _REF.search(line)) is not None and found[1] != self._ref:
             self._ref = found[1]
             self._results.clear()
@@ -180,7 +198,16 @@ class Parser:
         elif kind == "api-request":
             tail = record.get("tail")
             if isinstance(tail, list) and isinstance(record.get("id"), str):
-                _keep(self._tails, record["id"], frozenset(x for x in tail if isinstance(x, str)))
+                base, kept = record.get("base"), record.get("keep")
+                _keep(
+                    self._requests,
+                    record["id"],
+                    _Request(
+                        tuple(x if isinstance(x, str) else "" for x in tail),
+                        base if isinstance(base, str) else "",
+                        kept if isinstance(kept, int) else 0,
+                    ),
+                )
                 self._prove()
         elif kind == "assistant" and isinstance(record.get("requestRef"), str):
             _keep(self._answered, record["requestRef"], None)
@@ -194,24 +221,43 @@ class Parser:
 
     def _grow(self, record: Record, line: bytes) -> None:
         """Follow the conversation from the record that holds a text. Results of calls side by side follow a record
-        each, and the next answer only one of them: what follows their call counts as following them.
+        each, and the next record only one of them: what follows their calls counts as following them.
         """
         ident = record.get("uuid")
         if not isinstance(ident, str) or record.get("isSidechain"):
             return
         said = record.get("type") == "assistant"  # by the model, which may quote it
         holding = [] if said else [watch for watch in self._watches.values() if watch.raw in line]
-        before = {record.get("parentUuid")}
+        before = record.get("parentUuid")
         result = _is_result(record.get("message"))
         for watch in holding:
-            watch.branch = {ident, *(one for one in before if result and isinstance(one, str))}
+            watch.branch = {ident} | (self._calls(before) if result and isinstance(before, str) else set())
         for watch in [w for w in self._watches.values() if w.branch and w not in holding]:
-            if watch.branch & before:
+            if watch.branch == {_LINE} and record.get("promptSource") != "typed":
+                continue  # it says nothing of the line
+            if before in watch.branch:
                 watch.branch.add(ident)
                 if len(watch.branch) > BRANCH_MAX:
                     watch.branch.clear()  # so long a turn is not followed any more
             elif record.get("type") == "user" and not result:
                 self._raise([watch.key], Seen.LEFT)
+
+    def _calls(self, call: str) -> set[str]:
+        """The records of the model's calls of this turn, of which `call` is one, and of their results so far."""
+        links: dict[str, Any] = {}
+        for record in map(_record, [*self._spoken, *self._results]):
+            if record is not None and isinstance(record.get("uuid"), str):
+                links[record["uuid"]] = record.get("parentUuid")
+        first = call
+        for _ in links:
+            if links.get(first) not in links:
+                break
+            first = links[first]
+        found, size = {call, first}, 0
+        while len(found) > size:
+            size = len(found)
+            found |= {ident for ident, before in links.items() if before in found}
+        return found
 
     def _content(self, message: object, name: str) -> None:
         """A message that may be listed by a request. What the model itself said is no proof of what it was told."""
@@ -252,11 +298,14 @@ class Parser:
         wanted = [watch for watch in self._watches.values() if watch.hashes and watch.seen < Seen.INJECTED]
         if not wanted:
             return
-        for ident, tail in self._tails.items():
-            if ident in self._answered:
-                for watch in wanted:
-                    if watch.hashes & tail:
-                        watch.seen = Seen.INJECTED
+        for watch in wanted:
+            places: dict[str, int] = {}  # request -> where the text stands in it
+            for ident, request in self._requests.items():
+                place = request.place(watch.hashes, places.get(request.base))
+                if place is not None:
+                    places[ident] = place
+            if places.keys() & self._answered.keys():
+                watch.seen = Seen.INJECTED
 
     def _queued(self, record: Record) -> None:
         operation = record.get("operation")
@@ -264,6 +313,8 @@ class Parser:
         ours = {w.key for w in self._watches.values() if (w.native or w.typed) and _holds(texts, w)}
         if operation == "enqueue":
             self._raise(ours, Seen.ENQUEUED)
+            for key in ours:
+                self._watches[key].branch.clear()
         elif operation == "remove" and record.get("reason") == "absorbed_mid_turn":
             self._raise(ours, Seen.TAKEN)
         elif operation == "popAll":
@@ -416,6 +467,13 @@ def digest(message: Record) -> str:
         blocks = [{k: v for k, v in b.items() if k != "cache_control"} if isinstance(b, dict) else b for b in blocks]
     plain = json.dumps({**message, "content": blocks}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(plain.encode("utf-8", "replace")).hexdigest()
+
+
+def _append(lines: list[bytes], line: bytes) -> None:
+    """Keep one more record of a turn, and no more than there may be."""
+    lines.append(line)
+    if len(lines) > GROUP_MAX or sum(map(len, lines)) > GROUP_OCTETS:
+        del lines[0]
 
 
 def _is_result(message: object) -> bool:
