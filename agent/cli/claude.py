@@ -86,11 +86,9 @@ def run(call: Call, command: Sequence[str], paste: bool) -> int:
 def _supervise(call: Call, command: list[str], own_status: bool, paste: bool) -> int:
     from agent.delivery import pty
     from agent.hosted import Hosted
-    from bus.errors import LocalError
     from bus.private import private_dir
 
-    if exits.nowhere():
-        raise LocalError("the current folder was removed (cd to one that is there)")
+    os.getcwd()  # of a removed folder no name can be made: FileNotFoundError, as `exits` tells it
     private_dir(call.home.runtime)
     private_dir(call.home.maildirs)
     environ = dict(os.environ)

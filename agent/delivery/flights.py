@@ -64,36 +64,31 @@ WAIT = Verdict()
 
 def judge_native(flight: Flight, seen: Seen, now: int, session: str) -> Verdict:
     """A line in the session's own inbox. `session` is the id the client goes by now, "" when it is gone."""
-    if seen >= Seen.ANSWERED:
-        return proven(seen)
     if seen == Seen.DROPPED:
         return Verdict("back", certain=True, blame=True)
-    if seen == Seen.LEFT:
-        return Verdict("back")
     if seen != Seen.NOTHING:
-        return _while_it_lives(flight, now, session)
+        return judge_resumed(flight, seen, now, session)
     return Verdict("back", blame=True) if now - flight.since >= TRACE_MS else WAIT
 
 
 def judge_resumed(flight: Flight, seen: Seen, now: int, session: str) -> Verdict:
-    """What a former agent of this client had handed over, and the client's transcript says that it still has."""
-    if seen >= Seen.ANSWERED:
-        return proven(seen)
-    return Verdict("back") if seen == Seen.LEFT else _while_it_lives(flight, now, session)
-
-
-def proven(seen: Seen) -> Verdict:
-    """What the transcript proves; `seen` is one of the two proofs."""
-    return Verdict("shown", "transcript" if seen == Seen.INJECTED else "queue")
-
-
-def _while_it_lives(flight: Flight, now: int, session: str) -> Verdict:
-    """The client has the text, and shows it at a turn of this session, however long that takes."""
+    """What a client has, also if a former agent of it had handed that over: it shows the text at a turn of this
+    session, however long that takes, unless its person has taken it out of the conversation.
+    """
+    if verdict := told(seen):
+        return verdict
     if session == flight.session:
         flight.left_at = 0
         return WAIT
     flight.left_at = flight.left_at or now
     return Verdict("back") if now - flight.left_at >= SESSION_MS else WAIT
+
+
+def told(seen: Seen) -> Verdict | None:
+    """What the transcript alone decides, on every path but a hook's; None where it does not."""
+    if seen >= Seen.ANSWERED:
+        return Verdict("shown", "transcript" if seen == Seen.INJECTED else "queue")
+    return Verdict("back") if seen == Seen.LEFT else None
 
 
 def judge_typed(
@@ -106,10 +101,8 @@ def judge_typed(
     client's record says that it took the text, or that it stands in its queue, it is not typed again, however long
     the proof takes.
     """
-    if seen >= Seen.ANSWERED:
-        return proven(seen)
-    if seen == Seen.LEFT:
-        return Verdict("back")
+    if verdict := told(seen):
+        return verdict
     if fate in (Fate.WAITING, Fate.CLAIMED):
         return WAIT
     if fate is not Fate.PRINTED:
@@ -159,10 +152,8 @@ def judge_result(
     decides, and a client that says what it does has one by the end of its first turn, if it keeps any. A result that
     is in it goes out with the session's next request, however long that takes.
     """
-    if seen == Seen.INJECTED:
-        return Verdict("shown", "transcript")
-    if seen == Seen.LEFT:
-        return Verdict("back")
+    if verdict := told(seen):
+        return verdict
     if not flight.written:
         return WAIT
     if not transcript and not flight.session:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.delivery.flights import proven
+from agent.delivery.flights import told
 from agent.delivery.maildir import Box, Fate
 from agent.delivery.transcript import Parser, Seen, Tail, scan
 
@@ -54,8 +54,8 @@ def look_back(current: Path | None, former: str, keys: Mapping[str, str], lives:
 
 
 def _proof(parser: Parser, nonce: str) -> str:
-    seen = parser.seen(nonce)
-    return proven(seen).proof if seen >= Seen.ANSWERED else ""
+    verdict = told(parser.seen(nonce))
+    return verdict.proof if verdict else ""
 
 
 def empty(box: Box, keys: Mapping[str, str]) -> list[str]:

@@ -68,11 +68,10 @@ class Watch:
     seen: Seen = Seen.NOTHING
     hashes: set[str] = field(default_factory=set)
     branch: set[str] = field(default_factory=set)  # ids of the record that holds it and of those that follow it
+    raw: bytes = field(init=False)  # the words as they stand in a line; one without them holds no content of ours
 
-    @property
-    def raw(self) -> bytes:
-        """The words as they stand in a line; a line without them holds no content of ours."""
-        return json.dumps(self.words, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
+    def __post_init__(self) -> None:
+        self.raw = json.dumps(self.words, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,14 +277,20 @@ def test_nothing_is_typed_into_an_editor_of_the_client(
     bus.shown_once(ident, "bob", "bob")
 
 
+def late(bus: Bus, folder: Path, seats: list[Seat]) -> Supervised:
+    """A client whose own agent begins once there is a file `go`; until then the supervisor's serves."""
+    line = 'while [ ! -e go ]; do sleep 0.05; done; exec "$@" 2>>agent.log'
+    made = Supervised(bus, folder, *mcp(talkbus=["/bin/sh", "-c", line, "sh", *TALKBUS, "mcp"]))
+    seats.append(made.seat)
+    return made
+
+
 @pytest.mark.e2e
 def test_an_agent_that_comes_late_or_dies_loses_and_repeats_nothing(
     api: FakeApi, home: Home, bus: Bus, seats: list[Seat]
 ) -> None:
     folder = home.project("bob")
-    line = 'while [ ! -e go ]; do sleep 0.05; done; exec "$@" 2>>agent.log'
-    bob = Supervised(bus, folder, *mcp(talkbus=["/bin/sh", "-c", line, "sh", *TALKBUS, "mcp"]))
-    seats.append(bob.seat)
+    bob = late(bus, folder, seats)
     known = bob.reachable()
 
     def agent() -> int:
@@ -347,9 +353,7 @@ def test_a_turn_that_runs_while_another_agent_takes_over_shows_its_text_once(
     api: FakeApi, home: Home, bus: Bus, seats: list[Seat]
 ) -> None:
     folder = home.project("bob")
-    line = 'while [ ! -e go ]; do sleep 0.05; done; exec "$@" 2>>agent.log'
-    bob = Supervised(bus, folder, *mcp(talkbus=["/bin/sh", "-c", line, "sh", *TALKBUS, "mcp"]))
-    seats.append(bob.seat)
+    bob = late(bus, folder, seats)
     bob.reachable()
     turn = api.on('<peer-message id="', "done", hold=True)
     ident = bus.send("bob", "look at the tests")
