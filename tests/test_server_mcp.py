@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -139,12 +140,14 @@ def test_what_the_client_has_read_is_known(sockets: bool) -> None:
         if sockets:
             ours, theirs = socket.socketpair()
             with ours, theirs:
-                await test(ours.fileno(), ours.fileno(), theirs.fileno(), theirs.fileno())
+                reader = await test(ours.fileno(), ours.fileno(), theirs.fileno(), theirs.fileno())
+                theirs.close()
+                assert reader.ended.wait(5)  # or it would read whatever gets the number of this descriptor next
         else:
             (stdin, client_out), (client_in, stdout) = os.pipe(), os.pipe()
             await test(stdin, stdout, client_in, client_out)
 
-    async def test(stdin: int, stdout: int, client_in: int, client_out: int) -> None:
+    async def test(stdin: int, stdout: int, client_in: int, client_out: int) -> Reader:
         places: list[Place] = []
         heard: list[tuple[int, int]] = []
         line = b'{"jsonrpc":"2.0","method":"a"}\n'
@@ -163,6 +166,43 @@ def test_what_the_client_has_read_is_known(sockets: bool) -> None:
         assert heard == [(0, 0), (len(line), end), (2 * len(line), end)]
         await writer.send(_response(2))
         assert places[1] == Place(2 * end, 3 * len(line))
+        await writer.aclose()
+        return reader
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what was read")
+def test_a_client_that_answers_while_a_write_returns_is_heard_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        (stdin, client_out), (client_in, stdout) = os.pipe(), os.pipe()
+        told: list[tuple[str, int, int]] = []
+        line = b'{"jsonrpc":"2.0","method":"a"}\n'
+        reader = Reader(stdin, heard=lambda _message, begin, taken: told.append(("heard", begin, taken)))
+        writer = Writer(stdout, reader, lambda _ident, _fate, at: told.append(("written", at.sent, at.end)))
+        write, taken, looked = os.write, reader.taken, threading.Event()
+
+        def look() -> int:
+            known = taken()
+            looked.set()
+            return known
+
+        def slow(descriptor: int, data: bytes) -> int:
+            """The client has read it, has answered, and is being heard by the time that this returns."""
+            count = write(descriptor, data)
+            if descriptor == stdout:
+                os.read(client_in, 65536)
+                write(client_out, line)
+                looked.wait(0.2)  # in vain, unless the reader does not wait for this write
+            return count
+
+        reader.taken = look
+        monkeypatch.setattr(os, "write", slow)
+        sending = asyncio.create_task(writer.send(_response(1)))
+        await reader.receive()
+        await sending
+        end = writer.taken()
+        assert told == [("written", 0, end), ("heard", 0, end)] and end > 0
         await writer.aclose()
 
     asyncio.run(run())

@@ -26,6 +26,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCResponse, jsonrpc_message_adapter
 
 _READ = 65536
+_UNBLOCKED = select.PIPE_BUF if hasattr(select, "PIPE_BUF") else 512  # a writable pipe takes as much without blocking
 
 Fate = Literal["written", "unsure", "never"]
 
@@ -156,6 +157,9 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[bytes, Any, asyncio.Future[None]] | None] = queue.SimpleQueue()
         self._written = 0
+        # Held from when a chunk may reach the client until it is counted and, if it was the last of a response, told:
+        # what a quick client sends next is then heard after that. Only for writes that do not block.
+        self._lock = threading.Lock()
         self._pending: list[Any] = []  # ids of responses that are being written, or wait for that
         reader.taken = self.taken
         threading.Thread(target=self._write, name="talkbus-stdout", daemon=True).start()
@@ -175,31 +179,34 @@ class Writer:
 
     def taken(self) -> int:
         """How many bytes of ours the client has certainly read; -1 where the system does not tell."""
-        written = self._written  # first: what is written in between counts as unread
-        left = _unread(self._descriptor)
-        return -1 if left is None else max(written - left, 0)
+        with self._lock:
+            left = _unread(self._descriptor)
+            return -1 if left is None else max(self._written - left, 0)
 
     def _write(self) -> None:
+        ready = select.poll() if sys.platform == "linux" else None  # where _unread tells something
+        if ready is not None:
+            ready.register(self._descriptor, select.POLLOUT)
         broken = False
-        while True:
-            item = self._queue.get()
-            if item is None:
-                return
-            line, message, written = item
-            sent = 0
-            try:
-                while line and not broken:
-                    sent = self._reader.sent()  # before the write: a quick client answers while it returns
-                    count = os.write(self._descriptor, line)
-                    self._written += count
-                    line = line[count:]
-            except OSError:
-                broken = True
-            place = Place(self._written, sent)
-            try:
-                self._loop.call_soon_threadsafe(self._tell, message, not broken, place, written)
-            except RuntimeError:
-                return  # the event loop has ended
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
+            while (item := self._queue.get()) is not None:
+                line, message, written = item
+                while True:
+                    if ready is not None and not broken:
+                        ready.poll()
+                    with self._lock if ready is not None else contextlib.nullcontext():
+                        sent = self._reader.sent()  # before the write: a quick client answers while it returns
+                        try:
+                            count = 0 if broken else os.write(self._descriptor, line[:_UNBLOCKED] if ready else line)
+                        except OSError:
+                            broken = True
+                        else:
+                            self._written += count
+                            line = line[count:]
+                        if broken or not line:
+                            place = Place(self._written, sent)
+                            self._loop.call_soon_threadsafe(self._tell, message, not broken, place, written)
+                            break
 
     def _tell(self, message: Any, whole: bool, place: Place, written: asyncio.Future[None]) -> None:
         if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id in self._pending:
