@@ -157,6 +157,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[bytes, Any, asyncio.Future[None]] | None] = queue.SimpleQueue()
         self._written = 0
+        self._broken = False  # nobody reads any more
         # Held from when a chunk may reach the client until it is counted and, if it was the last of a response, told:
         # what a quick client sends next is then heard after that. Only for writes that do not block.
         self._lock = threading.Lock()
@@ -187,26 +188,33 @@ class Writer:
         ready = select.poll() if sys.platform == "linux" else None  # where _unread tells something
         if ready is not None:
             ready.register(self._descriptor, select.POLLOUT)
-        broken = False
+        lock = self._lock if ready is not None else contextlib.nullcontext()
         with contextlib.suppress(RuntimeError):  # the event loop has ended
             while (item := self._queue.get()) is not None:
                 line, message, written = item
-                while True:
-                    if ready is not None and not broken:
+                while line:
+                    if ready is not None and not self._broken:
                         ready.poll()
-                    with self._lock if ready is not None else contextlib.nullcontext():
-                        sent = self._reader.sent()  # before the write: a quick client answers while it returns
-                        try:
-                            count = 0 if broken else os.write(self._descriptor, line[:_UNBLOCKED] if ready else line)
-                        except OSError:
-                            broken = True
-                        else:
-                            self._written += count
-                            line = line[count:]
-                        if broken or not line:
-                            place = Place(self._written, sent)
-                            self._loop.call_soon_threadsafe(self._tell, message, not broken, place, written)
-                            break
+                    with lock:
+                        line = self._write_some(line, _UNBLOCKED if ready else len(line), message, written)
+
+    def _write_some(self, line: bytes, most: int, message: Any, written: asyncio.Future[None]) -> bytes:
+        """Write at most so many octets of a line; what is left of it. With the last of it, or where nobody reads any
+        more, it is told.
+        """
+        sent = self._reader.sent()  # before the write: a quick client answers while it returns
+        try:
+            count = 0 if self._broken else os.write(self._descriptor, line[:most])
+        except OSError:
+            self._broken = True
+        else:
+            self._written += count
+            line = line[count:]
+        if line and not self._broken:
+            return line
+        place = Place(self._written, sent)
+        self._loop.call_soon_threadsafe(self._tell, message, not self._broken, place, written)
+        return b""
 
     def _tell(self, message: Any, whole: bool, place: Place, written: asyncio.Future[None]) -> None:
         if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id in self._pending:
