@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from bus.record import record
 
@@ -15,6 +16,11 @@ LEDGER_KEPT = 20_000
 def ledger_key(host: str, fid: str, ident: str) -> str:
     """The name of a message in the ledger: an id is one message's only together with the mailbox that sent it."""
     return f"{host}/{fid}/{ident}"
+
+
+def told_key(value: dict[str, Any]) -> str:
+    """The same of a message as a query tells it."""
+    return ledger_key(str(value.get("host", "")), str(value.get("fid", "")), str(value["id"]))
 
 
 @dataclass(slots=True)

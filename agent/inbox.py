@@ -268,7 +268,7 @@ class Inbox:
 
         What is expired, shown or in another path's hands is left out.
         """
-        batch, path = self._batch(), path[:PROOF_MAX]
+        path = path[:PROOF_MAX]
         given: list[Letter] = []
         if self._left_after >= 0:
             return given
@@ -283,17 +283,20 @@ class Inbox:
                 continue
             if line is not None or self._alike[named(key)[0]]:
                 known = replace(known, repeat=True)
-            if line is None:
-                self._alike[named(key)[0]] += 1
             self._offering[key] = known
             self.questions.offered(now, known.msg, known.matched)
-            self._book.ledger[key] = Shown("offering", f"{path} {nonce}" if nonce else path, at=now)
-            batch.writes.append(PutShown(key, self._book.ledger[key]))
+            self._write_offering(now, key, f"{path} {nonce}" if nonce else path)
             self.moves.append(("offered", path, now, key))
             self.urgent = self.urgent or key not in self._at
             given.append(known)
         self._trim()
         return given
+
+    def _write_offering(self, now: int, key: str, path: str) -> None:
+        if key not in self._book.ledger:
+            self._alike[named(key)[0]] += 1
+        line = self._book.ledger[key] = Shown("offering", path, at=now)
+        self._batch().writes.append(PutShown(key, line))
 
     def known(self, letter: Letter) -> Letter:
         """A message that a query told, marked as a repeat only where that is so by this side's ledger: what is in a
@@ -400,9 +403,7 @@ class Inbox:
                 continue
             lent[key] = True if line is not None else None
             if line is None:
-                self._alike[named(key)[0]] += 1
-                self._book.ledger[key] = Shown("offering", path, at=now)
-                self._batch().writes.append(PutShown(key, self._book.ledger[key]))
+                self._write_offering(now, key, path)
             self._resumed.add(key)
         return lent
 

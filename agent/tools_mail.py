@@ -13,7 +13,7 @@ from typing import Any
 
 from agent import render
 from agent.asks import Answer
-from agent.book import ledger_key
+from agent.book import told_key
 from agent.delivery.piggyback import BUDGET, counted, fitting, letter_of, plain
 from agent.effects import Settled
 from agent.inbox import Letter, named
@@ -431,12 +431,8 @@ async def _meant(desk: Desk, wanted: Sequence[Typed], must: bool) -> list[dict[s
             text = str(refused) if refused.code == Code.CONFLICT else f"{refused} in this session's mailbox ({hint})"
             more = "" if checked else "; the broker cannot be asked just now"
             raise ToolError(f"{text}; nothing was acknowledged{more}") from refused
-        found[_key(value)] = value
+        found[told_key(value)] = value
     return list(found.values())
-
-
-def _key(value: dict[str, Any]) -> str:
-    return ledger_key(str(value["host"]), str(value["fid"]), str(value["id"]))
 
 
 def _offered(link: Link, wanted: Sequence[Typed]) -> list[dict[str, Any]]:
@@ -457,7 +453,7 @@ def _acknowledge(link: Link, now: int, found: Sequence[dict[str, Any]]) -> tuple
     have heard yet that they were offered, so it is told once more before. Row and id of the last receipt.
     """
     last, ledger = (0, ""), link.book.ledger
-    keys = [_key(value) for value in found]
+    keys = [told_key(value) for value in found]
     lines = {key: ledger.get(key) for key in keys}
     offers = {key: ("offered", line.way, max(0, now - line.at)) for key, line in lines.items() if line is not None}
     link.inbox.shown(now, keys, "acked")

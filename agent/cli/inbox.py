@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.book import ledger_key
+from agent.book import told_key
 from agent.cli import exits, show
 from agent.cli.call import Call, Rows, acting, as_json, pass_call
 from agent.cli.finite import Finite
@@ -260,10 +260,6 @@ def _key(value: dict[str, Any]) -> tuple[str, str]:
     return f"{value.get('host', '')}/{value['id']}", str(value.get("fid", ""))
 
 
-def _ledger_key(value: dict[str, Any]) -> str:
-    return ledger_key(str(value.get("host", "")), str(value.get("fid", "")), str(value["id"]))
-
-
 def offer(
     person: Person,
     asker: Asker,
@@ -309,13 +305,13 @@ def offer(
 
 def _lent(terminal: Terminal, rows: Rows, unsure: str) -> Rows:
     """Those that the supervisor's agent leaves to this command, marked as it knows them. It may be typing others."""
-    wanted = [_ledger_key(value) for value, _ in rows if unread(value)]
+    wanted = [told_key(value) for value, _ in rows if unread(value)]
     given = terminal.lend(wanted) if wanted else {}
     if given is None:
         raise Unreachable(unsure)
     kept = Rows()
     for value, body in rows:
-        key = _ledger_key(value)
+        key = told_key(value)
         if not unread(value):
             kept.append((value, body))
         elif key in given:
@@ -389,7 +385,7 @@ def mark(person: Person, rows: Rows, terminal: Terminal | None = None) -> None:
     """
     shown = [value for value, _ in rows if unread(value)]
     if terminal is not None:
-        keys = [_ledger_key(value) for value in shown]
+        keys = [told_key(value) for value in shown]
         if keys and not terminal.printed(keys):
             show.note("not marked yet, so it may be shown again (is the program that 'talkbus run' started ending?)")
         return

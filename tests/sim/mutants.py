@@ -257,7 +257,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "offering not written": Mutant(
         "a message is handed out before the ledger says so",
-        edits=(Edit(_INBOX, "offer", "batch.writes.append(PutShown(key, self._book.ledger[key]))", "pass"),),
+        edits=(Edit(_INBOX, "_write_offering", "self._batch().writes.append(PutShown(key, line))", "pass"),),
         schedule=directed.found_by_the_next_life,
     ),
     "ack before ledger": Mutant("ACK leaves before the ledger is on disk", ("ack before disk",), seat=EagerAckSeat),
