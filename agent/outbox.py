@@ -227,12 +227,6 @@ class Outbox:
         """The newest rows, newest first, at most `limit`."""
         return self._find("ORDER BY r.row DESC LIMIT ?", limit)
 
-    def ledger_line(self, ident: str) -> Shown | None:
-        """What the disk knows of one message ("host/fid/id"), also where the Book no longer does."""
-        with self._told("read"):
-            line = self._db.execute(f"{_LEDGER} FROM ledger WHERE ident = ?", (ident,)).fetchone()
-        return _shown(*line) if line else None
-
     def tidy(self, now: int, limit: int = 200) -> bool:
         """Remove at most `limit` rows that were settled more than seven days before `now` (ms since 1970), and as
         many lines of the ledger beyond 4 × LEDGER_KEPT, of which those the broker was not told stay.

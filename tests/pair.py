@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from agent.book import Shown
 from agent.link import Profile
 from agent.outbox import Outbox
 from bus import wire
@@ -24,7 +25,19 @@ from bus.effects import Event, Push, Read, Recall, Send
 from bus.store import Store
 from tests.sim.shells import Conn, Hub, Item, Seat, Watch, completed
 
-__all__ = ["START", "Bench", "Conn", "Direct", "Hub", "Item", "Seat", "Watch", "empty_outbox", "empty_store"]
+__all__ = [
+    "START",
+    "Bench",
+    "Conn",
+    "Direct",
+    "Hub",
+    "Item",
+    "Seat",
+    "Watch",
+    "empty_outbox",
+    "empty_store",
+    "ledger_line",
+]
 
 START = 1_800_000_000_000
 
@@ -43,6 +56,13 @@ def empty_outbox() -> Outbox:
     if "outbox" not in _EMPTY:
         _EMPTY["outbox"] = Outbox.memory().dump()
     return Outbox.from_dump(_EMPTY["outbox"])
+
+
+def ledger_line(outbox: Outbox, key: str) -> Shown | None:
+    """What an agent's disk knows of one message ("host/fid/id"), also where its Book no longer does."""
+    sql = "SELECT state, path, proof, at, told FROM ledger WHERE ident = ?"
+    line = outbox._db.execute(sql, (key,)).fetchone()
+    return Shown(*line[:4], bool(line[4])) if line else None
 
 
 class Bench:

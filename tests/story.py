@@ -6,9 +6,11 @@ Two machines, four sessions; one message to one, one to three, one that is refus
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from agent.tap.cells import Segment
 from agent.tap.items import Item
 
 START = 1_700_000_000_000
@@ -99,6 +101,11 @@ STORY = [
     ),
     event(START + 2200, "peer.lost", id="c3", name="cleo", host="venus"),
 ]
+
+
+def as_text(rows: Iterable[Iterable[Segment]]) -> str:
+    """A drawing without its styles, as lines."""
+    return "\n".join("".join(text for _, text in row).rstrip() for row in rows) + "\n"
 
 
 def compare(name: str, text: str) -> None:

@@ -18,6 +18,7 @@ from agent.book import AddRow, Book, DropShown, PutBook, PutShown, SettleRow, Sh
 from agent.outbox import CACHE_ENTRY, CACHE_MAX, KEPT_MS, Outbox
 from bus import wire
 from bus.errors import ConfigError, StoreError
+from tests.pair import ledger_line
 
 
 def add(row: int, body: bytes = b"hi", at: int = 5, **args: object) -> AddRow:
@@ -240,17 +241,17 @@ def test_the_ledger_is_limited_and_what_was_not_told_stays(monkeypatch: pytest.M
     for n in range(12):
         box.apply([PutShown(f"h/{n}", Shown("shown", "p", "t", n, told=n not in (1, 7)))])
     assert list(box.load(never).ledger) == ["h/1", "h/7", "h/9", "h/10", "h/11"]
-    assert box.ledger_line("h/0") == Shown("shown", "p", "t", 0, True)
+    assert ledger_line(box, "h/0") == Shown("shown", "p", "t", 0, True)
     assert box.tidy(0, 3)
     assert not box.tidy(0, 3)
-    kept = [n for n in range(12) if box.ledger_line(f"h/{n}")]
+    kept = [n for n in range(12) if ledger_line(box, f"h/{n}")]
     assert kept == [1, *range(6, 12)]
     # A change keeps the place, as in a dict; dropped and written again it is the newest.
     box.apply([PutShown("h/9", Shown("shown", "p", "t2", 99, True)), DropShown("h/10")])
     box.apply([PutShown("h/10", Shown("offering", "p"))])
     assert list(box.load(never).ledger) == ["h/1", "h/7", "h/9", "h/11", "h/10"]
-    assert box.ledger_line("h/9") == Shown("shown", "p", "t2", 99, True)
-    assert box.ledger_line("h/none") is None
+    assert ledger_line(box, "h/9") == Shown("shown", "p", "t2", 99, True)
+    assert ledger_line(box, "h/none") is None
 
 
 def test_tidy_removes_old_settled_rows_in_pieces_and_no_number_is_used_twice() -> None:

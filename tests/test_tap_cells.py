@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.tap.cells import Canvas, as_text, fit, plain, width
+from agent.tap.cells import Canvas, fit, plain, width
+from tests.story import as_text
 
 
 def test_fit() -> None:

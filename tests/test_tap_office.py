@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.tap import office as office_
-from agent.tap.cells import as_text, width
+from agent.tap.cells import width
 from agent.tap.items import Item
 from agent.tap.office import ARROW, LISTENS, MISSED, REFUSED, TALKS, Office, Scene
 from agent.tap.office_scene import _fate, draw
@@ -22,6 +22,7 @@ from tests.story import (
     SCREENS,
     START,
     STORY,
+    as_text,
     compare,
     event,
     row,

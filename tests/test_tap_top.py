@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from agent.tap.cells import as_text
 from agent.tap.items import Item
 from agent.tap.top import SORTS, Rate, Row, Top, draw_top
-from tests.story import MANY, ONE, PEERS, START, STORY, compare, event, row, snapshot, step, stored
+from tests.story import MANY, ONE, PEERS, START, STORY, as_text, compare, event, row, snapshot, step, stored
 
 
 def after(*items: Item) -> Top:

@@ -6,8 +6,6 @@ stands beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from rich.cells import get_character_cell_size
 
 Segment = tuple[str, str]  # style, text
@@ -122,8 +120,3 @@ class Canvas:
         end = x + size
         if end < self.wide and row[end][1] == "":
             row[end] = (row[end][0], " ")
-
-
-def as_text(rows: Iterable[Iterable[Segment]]) -> str:
-    """Rows without their styles, as lines."""
-    return "\n".join("".join(text for _, text in row).rstrip() for row in rows) + "\n"

@@ -122,6 +122,14 @@ def bus(home: Home) -> Iterator[Bus]:
         yield made
 
 
+def on_the_bus(bus: Bus, home: Home, seats: list[Seat]) -> Supervised:
+    """Bob in a folder of his own, once he can be typed to."""
+    bob = Supervised(bus, home.project("bob"), *bus.arguments)
+    seats.append(bob.seat)
+    bob.reachable()
+    return bob
+
+
 LADDER = [("stored", ""), ("offered", "terminal"), ("injected", "transcript")]
 
 
@@ -174,9 +182,7 @@ def test_a_message_is_typed_into_an_idle_session(
 def test_nothing_is_typed_into_a_dialog_or_over_an_earlier_line(
     api: FakeApi, home: Home, bus: Bus, seats: list[Seat]
 ) -> None:
-    bob = Supervised(bus, home.project("bob"), *bus.arguments)
-    seats.append(bob.seat)
-    bob.reachable()
+    bob = on_the_bus(bus, home, seats)
     bob.terminal.write("first words\r")
     api.wait("first words")
     bob.wait_idle()
@@ -230,9 +236,7 @@ def test_no_draft_is_sent_along(
     api: FakeApi, home: Home, bus: Bus, seats: list[Seat], leave: Callable[[Terminal], None]
 ) -> None:
     """However it came into the line."""
-    bob = Supervised(bus, home.project("bob"), *bus.arguments)
-    seats.append(bob.seat)
-    bob.reachable()
+    bob = on_the_bus(bus, home, seats)
     bob.terminal.write("first words\r")
     api.wait("first words")
     bob.wait_idle()
@@ -328,9 +332,7 @@ def test_what_the_person_takes_out_again_comes_back_as_a_possible_repeat(
     api: FakeApi, home: Home, bus: Bus, seats: list[Seat]
 ) -> None:
     """Esc in the turn that a message began puts its text into the line, and the next prompt goes without it."""
-    bob = Supervised(bus, home.project("bob"), *bus.arguments)
-    seats.append(bob.seat)
-    bob.reachable()
+    bob = on_the_bus(bus, home, seats)
     turn = api.on('<peer-message id="', "done", hold=True)
     ident = bus.send("bob", "look at the tests")
     api.wait(f'<peer-message id="{ident}"')

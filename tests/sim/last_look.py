@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bus.world import Mailbox
+from tests.pair import ledger_line
 from tests.sim.app import AppSeat
 from tests.sim.truth import Truth
 
@@ -103,7 +104,7 @@ def _seen(truth: Truth, seats: Sequence[AppSeat]) -> None:
         written = {name: key for key, name in seat.names.items()}
         for (ledger, key), sight in truth.sights.items():
             if ledger == seat.ledger and sight.proven:
-                line = seat.outbox.ledger_line(written.get(key, key))
+                line = ledger_line(seat.outbox, written.get(key, key))
                 if line is None or line.state != "shown":
                     truth.fail("ledger", f"{seat.label} has shown {key}; its ledger says {line}")
 

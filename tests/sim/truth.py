@@ -31,7 +31,7 @@ from bus.effects import (
     Release,
     Send,
 )
-from tests.pair import Conn, Hub, Seat, Watch
+from tests.pair import Conn, Hub, Seat, Watch, ledger_line
 from tests.sim.person import Word
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Truth(Watch):
         for first, last in ack.ranges:
             for n in range(first, last + 1):
                 key = self._numbers.get((conn.route, n))
-                line = seat.outbox.ledger_line(key) if key else None
+                line = ledger_line(seat.outbox, key) if key else None
                 if key and (line is None or line.state != "shown"):
                     self.fail("ack before disk", f"{seat.label} acknowledges {n}, its ledger has {line} for {key}")
 
