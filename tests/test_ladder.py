@@ -214,10 +214,13 @@ def test_of_a_program_without_records_the_terminal_is_the_proof(bed: Bed) -> Non
     bed.terminal.say(TERMINAL)
     key = bed.loop.comes("a" * 16)
     bed.turn()
+    (name,) = bed.box.waiting()
     bed.typed()
+    assert not bed.box.was_taken(name)
     bed.turn()
     line = bed.loop.book.ledger[key]
     assert (line.state, line.proof) == ("shown", "terminal")
+    assert bed.box.was_taken(name) and not bed.box.was_taken("another"), "who typed it is told"
 
 
 def test_without_a_trace_it_is_not_typed_again_in_this_life(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:

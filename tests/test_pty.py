@@ -262,6 +262,21 @@ def test_a_turn_of_a_slow_client_takes_our_text_after_the_second_enter_too() -> 
     assert typist.stuck(2 * LATE), "each text has a second Enter"
 
 
+def test_a_turn_that_no_status_tells_of_is_known_by_its_proof() -> None:
+    """A client writes nothing down of a turn that is over at once; without this nothing more would be typed."""
+    typist = Typist(reads_status=True)
+    typist.output(0, b"\x1b[?2004h")
+    typist.says("idle", 1)
+    typist.typed(0)
+    assert not typist.may(LATE)
+    typist.proven()
+    assert typist.may(LATE) and not typist.stuck(LATE)
+    typist.typed(LATE)
+    typist.keys(LATE, b"x")
+    typist.proven()
+    assert not typist.may(3 * LATE), "what the person has added stands there"
+
+
 def test_a_status_that_cannot_be_read_ends_no_draft() -> None:
     typist = Typist(reads_status=True)
     typist.says("busy", 1)

@@ -565,6 +565,9 @@ class Ladder:
 
     async def _end(self, flight: Flight, verdict: Verdict, now: int) -> None:
         if verdict.end == "shown":
+            if flight.path == TERMINAL:
+                with contextlib.suppress(OSError):
+                    self._box_of(flight).tell_taken(flight.name)
             await self._shown(flight.keys, verdict.proof)
         else:
             await self._back(flight.keys, verdict.certain)

@@ -148,6 +148,17 @@ class Box:
         noticed = [is_notice for _, done, is_notice in self._finished() if done == name]
         return None if not noticed else Fate.NOTICED if noticed[0] else Fate.PRINTED
 
+    def tell_taken(self, name: str) -> None:
+        """For who typed this text: it is proven that the model was given it, so it stands in no input line."""
+        (self.path / "taken").write_text(name, "ascii")
+
+    def was_taken(self, name: str) -> bool:
+        """Whether that was told of this text, the last one that it was told of."""
+        try:
+            return (self.path / "taken").read_text("ascii") == name
+        except (OSError, ValueError):
+            return False
+
     def forget(self, name: str) -> None:
         """Its fate is settled: remove what is left of it."""
         for path, done, _ in self._finished():

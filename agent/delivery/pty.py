@@ -255,15 +255,27 @@ class Typist:
         opened = status == "waiting" and before in ("idle", "shell")  # by a command in the line
         if opened or (status == "busy" and before != "busy") or (changed and status == before):
             if self.ours or (self._entered and now - self.key_at <= _TAKEN_MS):
-                self._sent()
-                if self.stashed:
-                    self.draft, self.plain, self.stashed = 1, False, False
+                self._taken()
             self.ours = False
         if session and session != self._session:
             if self._session and self._entered and not self.stashed:
                 self._sent()  # /clear, say
             self._session = session
         self._status_at, self.reads_status = at, True
+
+    def proven(self) -> None:
+        """The model was given what we typed last. A client does not write down the status of a turn that is over at
+        once, so this may be all that tells that it stands in the line no more.
+        """
+        if self.ours:
+            self._taken()
+            self.ours = False
+
+    def _taken(self) -> None:
+        """A turn has taken what stood in the line."""
+        self._sent()
+        if self.stashed:
+            self.draft, self.plain, self.stashed = 1, False, False
 
     def may(self, now: int) -> bool:
         """Whether something may be typed now: idle, nobody types, and nothing unsent stands there."""
@@ -390,6 +402,7 @@ else:
             self._slave = ""
             self._to_child = bytearray()
             self._typing: tuple[Box, Path] | None = None  # claimed and typed, and not known to be taken
+            self._last: tuple[Box, str] | None = None  # what was typed last, by its name
             self._reference: Reference | None = None  # of that text, while only the program can have written it
             self._looked = self._unserved_since = 0
             self._listens_to = 0  # the client whose status counts
@@ -555,6 +568,8 @@ else:
                 agent, client = self._served(now)
                 self._listens_to = client
                 self._hear(now)
+                if self._last is not None and self._last[0].was_taken(self._last[1]):
+                    self._typist.proven()
                 self._say_way(now)
                 if not agent or self._to_child:
                     return
@@ -703,6 +718,7 @@ else:
             self._count += 1
             if way == TERMINAL:
                 self._typing = (box, claims[0])
+                self._last = (box, claims[0].name.rpartition(".")[0])
                 reference = native.reference(plain)
                 self._reference = None if not reference or self._echoes() else Reference(reference)
                 return

@@ -7,7 +7,8 @@
     hosting       there while the supervisor's own agent serves the session, or is still letting go of its seat
     way           how a message can be typed at present: "terminal" (the message itself, pasted), "notice" (one line
                   that says where to read it), or nothing
-    box-<pid>/    the texts of the agent of that pid; nobody else's are typed for it
+    box-<pid>/    the texts of the agent of that pid; nobody else's are typed for it. In it `taken`: the name of the
+                  last one of which it is proven that the model was given it
     reads/        what `talkbus inbox` asks the supervisor's own agent: to lend it messages that it is about to print
                   (the answer is `<request>.given`), and to mark as shown those it has printed
 
